@@ -7,7 +7,7 @@ them takes the flat vector ``theta`` (Wang, Tan & Lin, Sec. 2).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -193,7 +193,9 @@ class Network:
         self, layers: Sequence[Conv | Dense], input_shape: tuple[int, int, int], n_outputs: int
     ) -> None:
         if len(input_shape) != 3 or min(input_shape) < 1:
-            raise ValueError(f"input_shape must be (height, width, channels), all positive; got {input_shape}")
+            raise ValueError(
+                f"input_shape must be (height, width, channels), all positive; got {input_shape}"
+            )
         if n_outputs < 1:
             raise ValueError(f"n_outputs must be at least 1; got {n_outputs}")
         self.specs = tuple(layers)
@@ -206,14 +208,22 @@ class Network:
     def preset(cls, name: str, input_shape: tuple[int, int, int], n_outputs: int) -> Network:
         """Build the paper's 3-layer ("cnn3") or 5-layer ("cnn5") network of Table 4.
 
+        On images too small for it, a pooling window is cut to what is left of the image, so that a preset
+        fits any image: a row of 30 pixels is pooled along the row only.
+
         Raises
         ------
         ValueError
-            If there is no preset of that name, or the images are too small for it.
+            If there is no preset of that name.
         """
         if name not in PRESETS:
             raise ValueError(f"no preset {name!r}; the presets are {', '.join(PRESETS)}")
-        return cls(PRESETS[name], input_shape, n_outputs)
+        specs, (height, width, _) = [], input_shape
+        for spec in PRESETS[name]:
+            pool = (min(_pair(spec.pool)[0], height), min(_pair(spec.pool)[1], width))
+            specs.append(replace(spec, pool=pool[0] if pool[0] == pool[1] else pool))
+            height, width = height // pool[0], width // pool[1]
+        return cls(specs, input_shape, n_outputs)
 
     def __repr__(self) -> str:
         specs = ", ".join(map(repr, self.specs))
@@ -292,7 +302,12 @@ class Network:
             module: nn.Conv2d | nn.Linear
             if isinstance(layer, ConvLayer):
                 module = nn.Conv2d(
-                    layer.channels, layer.filters, layer.kernel, layer.stride, layer.padding, dtype=theta.dtype
+                    layer.channels,
+                    layer.filters,
+                    layer.kernel,
+                    layer.stride,
+                    layer.padding,
+                    dtype=theta.dtype,
                 )
                 weight = weight.permute(0, 3, 1, 2)
             else:

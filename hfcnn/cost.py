@@ -1,0 +1,179 @@
+"""Section 5: bytes and operations of each part, and the choices that follow from them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from hfcnn.network import ConvLayer, Network
+
+__all__ = [
+    "Cost",
+    "choose_batch_size",
+    "choose_form",
+    "gradient_cost",
+    "jacobian_cost",
+    "linearization_bytes",
+    "memory_budget",
+    "product_cost",
+    "stored_jacobian_bytes",
+    "value_cost",
+]
+
+#: Largest temporary of a batch on a CPU. Measured: it and its neighbours then stay in a 32 MiB last-level
+#: cache, and below the 32 MiB from which glibc maps and unmaps memory anew at every call.
+CPU_TEMPORARY_BYTES = 6 * 2**20
+#: Largest temporary of a batch on a GPU: enough work to fill one.
+GPU_TEMPORARY_BYTES = 512 * 2**20
+#: Share of the memory that is free now which kept linearisations may take, and a cap on a CPU.
+FREE_SHARE = 0.25
+#: Images that one pass may cost less than this many operations for are not worth a smaller batch.
+MAX_BATCH_SIZE = 4096
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Operations (2 a multiply-add) and bytes per image."""
+
+    operations: int
+    bytes: int
+
+
+def _macs(network: Network) -> list[int]:
+    """Multiply-adds of each layer's forward pass, for one image."""
+    return [
+        layer.filters * layer.fan_in * layer.conv_height * layer.conv_width
+        if isinstance(layer, ConvLayer)
+        else layer.units * layer.inputs
+        for layer in network.layers
+    ]
+
+
+def _pre_pool(network: Network) -> list[int]:
+    """Elements of each layer's output before pooling, for one image."""
+    return [
+        layer.filters * layer.conv_height * layer.conv_width if isinstance(layer, ConvLayer) else layer.units
+        for layer in network.layers
+    ]
+
+
+def _activations(network: Network) -> int:
+    """Elements of Z^1 ... Z^{L+1}, for one image (86)."""
+    return math.prod(network.input_shape) + sum(math.prod(layer.output_shape) for layer in network.layers)
+
+
+def _selections(network: Network) -> int:
+    """Pooled outputs, each of which keeps where it came from, for one image."""
+    return sum(
+        math.prod(layer.output_shape)
+        for layer in network.layers
+        if isinstance(layer, ConvLayer) and layer.is_pooled
+    )
+
+
+def linearization_bytes(network: Network, itemsize: int = 4) -> int:
+    """Bytes that `Linearization` keeps for one image: (86) and the selections (int64 and int32 on torch)."""
+    return _activations(network) * itemsize + _selections(network) * 12
+
+
+def stored_jacobian_bytes(network: Network, itemsize: int = 4) -> int:
+    """Bytes that `StoredJacobian` keeps for one image: (87) after pooling, and the linearisation's."""
+    rows = sum(math.prod(layer.output_shape) for layer in network.layers[:-1]) * network.n_outputs
+    return rows * itemsize + linearization_bytes(network, itemsize)
+
+
+def value_cost(network: Network, itemsize: int = 4) -> Cost:
+    """Evaluate f for one image."""
+    return Cost(2 * sum(_macs(network)), (_activations(network) + sum(_pre_pool(network))) * itemsize)
+
+
+def gradient_cost(network: Network, itemsize: int = 4) -> Cost:
+    """Evaluate f and its gradient for one image."""
+    macs = _macs(network)
+    return Cost(
+        2 * (3 * sum(macs) - macs[0]),
+        linearization_bytes(network, itemsize) + 2 * max(_pre_pool(network)) * itemsize,
+    )
+
+
+def jacobian_cost(network: Network, itemsize: int = 4) -> Cost:
+    """Set the stored Jacobian up for one image: a forward pass and K backward ones (68)."""
+    macs = _macs(network)
+    backward = sum(macs[1:-1]) * network.n_outputs
+    return Cost(2 * (sum(macs) + backward), stored_jacobian_bytes(network, itemsize))
+
+
+def product_cost(network: Network, form: str, itemsize: int = 4) -> Cost:
+    """One Gauss-Newton product for one image, in the form "rop" or "jacobian"."""
+    macs = _macs(network)
+    if form == "rop":
+        return Cost(2 * (4 * sum(macs) - 2 * macs[0]), linearization_bytes(network, itemsize))
+    rows = sum(math.prod(layer.output_shape) for layer in network.layers[:-1]) * network.n_outputs
+    return Cost(2 * (2 * sum(macs) + 2 * rows), stored_jacobian_bytes(network, itemsize))
+
+
+def memory_budget(memory: int | str, device: torch.device) -> int:
+    """Bytes that kept linearisations may take.
+
+    Parameters
+    ----------
+    memory : int or "auto"
+        Bytes; "auto" is a quarter of what is free on the device now.
+    device : torch.device
+
+    Raises
+    ------
+    ValueError
+        If `memory` is neither.
+    """
+    if isinstance(memory, str):
+        if memory != "auto":
+            raise ValueError(f'memory must be a number of bytes or "auto"; got {memory!r}')
+        return int(FREE_SHARE * _free_bytes(device))
+    if memory < 0:
+        raise ValueError(f"memory must not be negative; got {memory}")
+    return int(memory)
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            for line in file:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 8 * 2**30  # macOS and Windows: a machine smaller than this is rare
+
+
+def choose_batch_size(network: Network, itemsize: int, device: torch.device) -> int:
+    """Images a batch, so that the largest temporary suits the device."""
+    limit = CPU_TEMPORARY_BYTES if device.type == "cpu" else GPU_TEMPORARY_BYTES
+    largest = max(_pre_pool(network)) * itemsize
+    return max(1, min(MAX_BATCH_SIZE, limit // largest))
+
+
+def choose_form(network: Network, n_images: int, *, n_products: int, memory: int, itemsize: int = 4) -> str:
+    """Cheaper form of the Gauss-Newton product: "rop" or "jacobian".
+
+    Parameters
+    ----------
+    n_images : int
+        Images in S.
+    n_products : int
+        CG iterations to expect.
+    memory : int
+        Bytes to keep; the stored Jacobian of all of S must fit.
+    """
+    if stored_jacobian_bytes(network, itemsize) * n_images > memory:
+        return "rop"
+    stored = (
+        jacobian_cost(network, itemsize).operations
+        + n_products * product_cost(network, "jacobian", itemsize).operations
+    )
+    rop = value_cost(network, itemsize).operations + n_products * product_cost(network, "rop").operations
+    return "jacobian" if stored < rop else "rop"

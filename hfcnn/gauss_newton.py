@@ -1,0 +1,179 @@
+"""The Gauss-Newton matrix as a linear operator: v -> (G^S + lambda I) v (39)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, TypeAlias, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hfcnn.backend import TORCH, Backend
+from hfcnn.cost import choose_batch_size, choose_form, linearization_bytes, memory_budget
+from hfcnn.jacobian import StoredJacobian
+from hfcnn.linearize import Linearization
+from hfcnn.loss import Loss, get_loss
+from hfcnn.network import Network
+from hfcnn.objective import take
+
+__all__ = ["FORMS", "GaussNewton"]
+
+#: Forms of the product; "auto" lets `hfcnn.cost` choose.
+FORMS = ("auto", "rop", "jacobian")
+
+#: CG iterations that "auto" counts on where nobody says; the paper's problems take 20 to 60.
+EXPECTED_PRODUCTS = 25
+
+Linear: TypeAlias = Linearization | StoredJacobian
+
+
+class GaussNewton:
+    """G^S + lambda I at theta, as products with it: v/C + mean of J^T B J v + lambda v (39).
+
+    Parameters
+    ----------
+    network : Network
+        The network.
+    theta : Tensor of shape (n,)
+        Parameters, on the backend's device.
+    images : Tensor or array of shape (|S|, H, W, C)
+        The images of S.
+    loss : {"squared", "cross_entropy"} or Loss, default="squared"
+        Loss whose Hessian B in the outputs is used.
+    C : float, default=inf
+        The paper's C; inf is no regularisation.
+    damping : float, default=0.0
+        lambda of (36).
+    form : {"auto", "rop", "jacobian"}, default="auto"
+        R-operator or stored Jacobian; the same products to rounding.
+    sample_weight : Tensor of shape (|S|,) or None
+        Weights of the images; the mean is weighted.
+    backend : Backend, default=TORCH
+        Implementation of the layer operations and device.
+    batch_size : int or None
+        Images a batch; None chooses for the device.
+    memory : int or "auto", default="auto"
+        Bytes that linearisations kept between products may take. Batches beyond it are linearised anew
+        in every product, in R-operator form, so that memory does not grow with S.
+    n_products : int, default=25
+        Products to expect, for the choice of "auto".
+
+    Attributes
+    ----------
+    form : str
+        The form in use: "rop" or "jacobian".
+    shape : (int, int)
+        (n, n).
+    dtype : torch.dtype
+        theta's.
+
+    Raises
+    ------
+    ValueError
+        If the loss or form is unknown, or the shapes do not fit the network.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        theta: Tensor,
+        images: Any,
+        loss: str | Loss = "squared",
+        C: float = math.inf,
+        damping: float = 0.0,
+        form: str = "auto",
+        *,
+        sample_weight: Tensor | None = None,
+        backend: Backend = TORCH,
+        batch_size: int | None = None,
+        memory: int | str = "auto",
+        n_products: int = EXPECTED_PRODUCTS,
+    ) -> None:
+        if form not in FORMS:
+            raise ValueError(f"form must be one of {', '.join(FORMS)}; got {form!r}")
+        if tuple(images.shape[1:]) != network.input_shape or len(images) == 0:
+            raise ValueError(
+                f"images must be of shape (|S|, {network.input_shape}), at least one; got {tuple(images.shape)}"
+            )
+        self.network = network
+        self.loss = get_loss(loss)
+        self.C = C
+        self.damping = damping
+        self.backend = backend
+        self.dtype = theta.dtype
+        self.shape = (network.n_parameters, network.n_parameters)
+        self._images = images
+        self._theta = theta.to(backend.product_dtype(theta.dtype))
+        itemsize = self._theta.dtype.itemsize
+        self._batch_size = batch_size or choose_batch_size(network, itemsize, backend.device)
+        n_images = len(images)
+        self._weight = None if sample_weight is None else sample_weight.to(backend.device, theta.dtype)
+        self._total = float(n_images if self._weight is None else self._weight.sum(dtype=torch.float64))
+        budget = memory_budget(memory, backend.device)
+        if form == "auto":
+            form = choose_form(network, n_images, n_products=n_products, memory=budget, itemsize=itemsize)
+        self.form = form
+        self._kept: dict[int, Linear] = {}
+        n_kept = n_images if form == "jacobian" else budget // linearization_bytes(network, itemsize)
+        for start in range(0, n_images, self._batch_size):
+            if start + self._batch_size <= n_kept or n_images <= n_kept:
+                self._kept[start] = self._linearize(start)
+
+    def _linearize(self, start: int) -> Linear:
+        index = slice(start, min(start + self._batch_size, len(self._images)))
+        batch = take(self._images, index, self._theta.dtype, self.backend.device)
+        kind = StoredJacobian if self.form == "jacobian" else Linearization
+        return kind(self.network, self._theta, batch, self.backend.product_ops)
+
+    def matvec(self, v: Tensor) -> Tensor:
+        """(G^S + lambda I) v.
+
+        Parameters
+        ----------
+        v : Tensor of shape (n,)
+            Direction, of theta's dtype and device.
+
+        Returns
+        -------
+        Tensor of shape (n,)
+        """
+        result = v * (1 / self.C + self.damping)
+        for start in range(0, len(self._images), self._batch_size):
+            linear = self._kept.get(start) or self._linearize(start)
+            q = self.loss.hessian_product(linear.outputs.to(v.dtype), linear.jvp(v).to(v.dtype))
+            if self._weight is not None:
+                q = q * self._weight[start : start + len(q)].unsqueeze(1)
+            result.add_(linear.vjp(q), alpha=1 / self._total)
+        return result
+
+    @overload
+    def __matmul__(self, v: Tensor) -> Tensor: ...
+    @overload
+    def __matmul__(self, v: NDArray[Any]) -> NDArray[Any]: ...
+    def __matmul__(self, v: Tensor | NDArray[Any]) -> Tensor | NDArray[Any]:
+        """G @ v for a vector (n,) or the columns of a matrix (n, m); arrays give arrays."""
+        if not isinstance(v, Tensor):
+            tensor = torch.from_numpy(np.ascontiguousarray(v)).to(self.backend.device, self.dtype)
+            product: NDArray[Any] = (self @ tensor).cpu().numpy()
+            return product
+        if v.dim() == 2:
+            return torch.stack([self.matvec(column) for column in v.t().contiguous()], 1)
+        return self.matvec(v)
+
+    def as_linear_operator(self) -> Any:
+        """Wrap it as a symmetric ``scipy.sparse.linalg.LinearOperator`` on numpy arrays."""
+        from scipy.sparse.linalg import LinearOperator
+
+        dtype = torch.empty(0, dtype=self.dtype).numpy().dtype
+        return LinearOperator(
+            self.shape,
+            matvec=self._matvec_flat,
+            rmatvec=self._matvec_flat,
+            matmat=self.__matmul__,
+            dtype=dtype,
+        )
+
+    def _matvec_flat(self, v: NDArray[Any]) -> NDArray[Any]:
+        return self @ v.reshape(-1)
