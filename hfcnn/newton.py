@@ -18,7 +18,7 @@ from hfcnn.line_search import backtrack
 from hfcnn.objective import Evaluation, Objective
 from hfcnn.sampling import Sampler, subsample_size
 
-__all__ = ["NewtonOptions", "NewtonState", "newton"]
+__all__ = ["NewtonOptions", "NewtonState", "newton", "start"]
 
 #: Iterations in a row without an accepted step after which there is nothing left to gain: lambda has then
 #: grown 57-fold, and each has tried another subset.
@@ -171,7 +171,7 @@ def newton(
     size = subsample_size(objective.n_images, options.sampling_rate)
     sampler = Sampler(objective.n_images, size, options.sampling, options.seed)
     if state is None:
-        state = _start(objective, theta0, options)
+        state = start(objective, theta0, options)
     elif state.sampler:
         sampler.state = state.sampler
     while (
@@ -185,8 +185,26 @@ def newton(
         yield state
 
 
-def _start(objective: Objective, theta0: Tensor, options: NewtonOptions) -> NewtonState:
-    start = time.perf_counter()
+def start(objective: Objective, theta0: Tensor, options: NewtonOptions) -> NewtonState:
+    """State before the first iteration: f, its gradient and the first lambda at theta0.
+
+    What `newton` begins with; whoever goes on from known parameters may change it first.
+
+    Parameters
+    ----------
+    objective : Objective
+        The objective.
+    theta0 : Tensor of shape (n,)
+        First parameters, on the objective's device.
+    options : NewtonOptions
+        Settings, of which `damping` is used.
+
+    Returns
+    -------
+    NewtonState
+        With iteration 0; f is not finite where theta0 is no place to start from.
+    """
+    began = time.perf_counter()
     first = objective.evaluate(theta0)
     gradient = theta0 * math.nan if first.gradient is None else first.gradient
     return NewtonState(
@@ -198,7 +216,7 @@ def _start(objective: Objective, theta0: Tensor, options: NewtonOptions) -> Newt
         training_accuracy=first.accuracy,
         damping=options.damping,
         next_damping=options.damping,
-        seconds=time.perf_counter() - start,
+        seconds=time.perf_counter() - began,
         passes=1.0,
     )
 

@@ -19,7 +19,7 @@ from hfcnn.loss import Loss, get_loss
 from hfcnn.network import ConvLayer, Network
 from hfcnn.ops import dense_forward
 
-__all__ = ["Evaluation", "Objective", "Passes", "forward", "take"]
+__all__ = ["Evaluation", "Objective", "Passes", "forward", "outputs", "take"]
 
 Indices: TypeAlias = "NDArray[np.int64] | slice"
 
@@ -77,6 +77,45 @@ def forward(network: Network, theta: Tensor, images: Tensor, backend: Backend = 
         else:
             z = dense_forward(z.flatten(1), w, b, is_linear=layer.is_linear)
     return z
+
+
+def outputs(
+    network: Network,
+    theta: Tensor,
+    images: Any,
+    backend: Backend = TORCH,
+    batch_size: int | None = None,
+) -> NDArray[Any]:
+    """Evaluate the network's outputs for all images, batch by batch.
+
+    Parameters
+    ----------
+    network : Network
+        The network.
+    theta : Tensor of shape (n,)
+        Parameters, on the backend's device.
+    images : Tensor or array of shape (l, H, W, C)
+        Images of any real dtype.
+    backend : Backend, default=TORCH
+        Implementation of the layer operations and device.
+    batch_size : int or None
+        Images a batch; None chooses for the device.
+
+    Returns
+    -------
+    ndarray of shape (l, K)
+        Of theta's dtype.
+    """
+    size = batch_size or choose_batch_size(network, theta.dtype.itemsize, backend.device)
+    with torch.inference_mode():
+        parts = [
+            forward(
+                network, theta, take(images, slice(i, i + size), theta.dtype, backend.device), backend
+            ).cpu()
+            for i in range(0, len(images), size)
+        ]
+    result: NDArray[Any] = torch.cat(parts).numpy()
+    return result
 
 
 @dataclass

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hfcnn.objective import Objective
 
-__all__ = ["SGDOptions", "SGDState", "sgd"]
+__all__ = ["SGDOptions", "SGDState", "sgd", "start"]
 
 
 @dataclass(frozen=True)
@@ -117,13 +117,30 @@ def sgd(
     options = options or SGDOptions()
     rng = np.random.default_rng(options.seed)
     if state is None:
-        velocity = torch.zeros_like(theta0)
-        state = SGDState(0, theta0, velocity, math.nan, math.nan, math.nan, options.learning_rate, 0)
+        state = start(theta0, options)
     elif state.sampler:
         rng.bit_generator.state = state.sampler
     while state.iteration < options.max_epochs and (state.iteration == 0 or math.isfinite(state.f)):
         state = _epoch(objective, state, rng, options)
         yield state
+
+
+def start(theta0: Tensor, options: SGDOptions) -> SGDState:
+    """State before the first epoch: nothing is evaluated yet, so f is NaN.
+
+    Parameters
+    ----------
+    theta0 : Tensor of shape (n,)
+        First parameters.
+    options : SGDOptions
+        Settings, of which `learning_rate` is used.
+
+    Returns
+    -------
+    SGDState
+    """
+    velocity = torch.zeros_like(theta0)
+    return SGDState(0, theta0, velocity, math.nan, math.nan, math.nan, options.learning_rate, 0)
 
 
 def _epoch(objective: Objective, state: SGDState, rng: np.random.Generator, options: SGDOptions) -> SGDState:
