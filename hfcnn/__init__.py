@@ -1,19 +1,24 @@
 """Convolutional networks trained by subsampled Gauss-Newton, as a scikit-learn classifier."""
 
 from hfcnn._version import __version__
+from hfcnn.estimator import NewtonCNNClassifier, SGDCNNClassifier
 from hfcnn.gauss_newton import GaussNewton
 from hfcnn.jacobian import StoredJacobian
 from hfcnn.linearize import Linearization
 from hfcnn.network import Conv, Dense, Network
 from hfcnn.objective import Objective
+from hfcnn.preprocessing import ImageScaler
 
 __all__ = [
     "Conv",
     "Dense",
     "GaussNewton",
+    "ImageScaler",
     "Linearization",
     "Network",
+    "NewtonCNNClassifier",
     "Objective",
+    "SGDCNNClassifier",
     "StoredJacobian",
     "__version__",
 ]

@@ -29,6 +29,9 @@ class Loss(Protocol):
     def hessian_product(self, outputs: Tensor, u: Tensor) -> Tensor:
         """B^i u^i of each image (78): shape (N, K)."""
 
+    def probabilities(self, outputs: Tensor) -> Tensor:
+        """Probabilities of the classes, the largest where the largest output is: shape (N, K)."""
+
 
 class SquaredLoss:
     """||z - y||^2 with y one-hot (26): no factor 1/2, so that B = 2 I (79)."""
@@ -46,6 +49,18 @@ class SquaredLoss:
     def hessian_product(self, outputs: Tensor, u: Tensor) -> Tensor:
         """2 u (79)."""
         return 2 * u
+
+    def probabilities(self, outputs: Tensor) -> Tensor:
+        """Nearest point of the probability simplex: max(z - t, 0), t such that it sums to one.
+
+        The outputs estimate one-hot vectors, whose mean is a vector of probabilities; so what is left to
+        do is the least change that makes them one.
+        """
+        largest = outputs.sort(1, descending=True).values
+        excess = (largest.cumsum(1) - 1) / torch.arange(1, outputs.shape[1] + 1).to(outputs)
+        n_positive = (largest > excess).sum(1, keepdim=True)
+        p = (outputs - excess.gather(1, n_positive - 1)).clamp_(min=0)
+        return p / p.sum(1, keepdim=True)
 
 
 class CrossEntropyLoss:
@@ -66,6 +81,10 @@ class CrossEntropyLoss:
         p = outputs.softmax(1)
         pu = p * u
         return pu - p * pu.sum(1, keepdim=True)
+
+    def probabilities(self, outputs: Tensor) -> Tensor:
+        """Softmax: shape (N, K)."""
+        return outputs.softmax(1)
 
 
 LOSSES: dict[str, Loss] = {loss.name: loss for loss in (SquaredLoss(), CrossEntropyLoss())}
