@@ -112,13 +112,13 @@ def get_backend(backend: str = "auto", device: str = "auto", precision: str = "a
         backend = "triton" if where.type == "cuda" else "torch"
     if backend == "torch":
         if precision in ("tf32", "tf32x3"):
-            raise ValueError(f'precision={precision!r} is for backend="triton"; torch takes "ieee" or "bf16"')
+            raise ValueError(f'precision={precision!r} needs backend="triton"; torch has "ieee" or "bf16"')
         return Backend("torch", where, "ieee" if precision == "auto" else precision, TORCH_OPS, TORCH_OPS)
     if precision == "bf16":
-        raise ValueError('precision="bf16" is for backend="torch"; triton takes "tf32", "tf32x3" or "ieee"')
+        raise ValueError('precision="bf16" needs backend="torch"; triton has "tf32", "tf32x3" or "ieee"')
     if where.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         raise ValueError(
-            'backend="triton" needs a CUDA or ROCm GPU, and torch sees none; use backend="torch" (or "auto"), '
+            'backend="triton" needs a CUDA or ROCm GPU, and torch sees none; use backend="auto", '
             "or set TRITON_INTERPRET=1 before Python starts to run the kernels, slowly, in Triton's interpreter"
         )
     try:

@@ -95,7 +95,7 @@ class GaussNewton:
             raise ValueError(f"form must be one of {', '.join(FORMS)}; got {form!r}")
         if tuple(images.shape[1:]) != network.input_shape or len(images) == 0:
             raise ValueError(
-                f"images must be of shape (|S|, {network.input_shape}), at least one; got {tuple(images.shape)}"
+                f"images must be of shape (|S|, {network.input_shape}), |S| > 0; got {tuple(images.shape)}"
             )
         self.network = network
         self.loss = get_loss(loss)
@@ -155,7 +155,8 @@ class GaussNewton:
     def __matmul__(self, v: Tensor | NDArray[Any]) -> Tensor | NDArray[Any]:
         """G @ v for a vector (n,) or the columns of a matrix (n, m); arrays give arrays."""
         if not isinstance(v, Tensor):
-            tensor = torch.from_numpy(np.ascontiguousarray(v)).to(self.backend.device, self.dtype)
+            # a copy: the array may be read-only
+            tensor = torch.from_numpy(np.array(v, order="C")).to(self.backend.device, self.dtype)
             product: NDArray[Any] = (self @ tensor).cpu().numpy()
             return product
         if v.dim() == 2:
