@@ -6,11 +6,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from hfcnn.experiments import figure3 as figure3_module
+from hfcnn.experiments import table5 as table5_module
+from hfcnn.experiments import table6 as table6_module
+from hfcnn.experiments.paper import DATASETS
+from hfcnn.experiments.plan import Plan
 from hfcnn.experiments.runner import Runner, Stopped
 from hfcnn.experiments.settings import Settings
 
@@ -52,6 +58,19 @@ TimeLimit = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 
+Datasets = Annotated[str, typer.Option(help="Data sets, by commas.")]
+Networks = Annotated[str, typer.Option(help="Networks of Table 4, by commas.")]
+Seeds = Annotated[int, typer.Option(min=1, help="Number of seeds: 0, 1, ...")]
+Iterations = Annotated[int, typer.Option(min=1, help="Newton iterations.")]
+Epochs = Annotated[int, typer.Option(min=1, help="Epochs of SG.")]
+SearchEpochs = Annotated[
+    int | None,
+    typer.Option(
+        min=0, help="Epochs in the cross validation; 0 takes the paper's rate instead. [default: as --epochs]"
+    ),
+]
+
+ALL_DATASETS = ",".join(DATASETS)
 CELLS = Path("docs/results/cells")
 NO_LIMIT = float("inf")
 
@@ -110,3 +129,74 @@ def run(
             test_size=test_size,
         )
         Runner(data, output, "run", time_limit, device, console).run([settings])
+
+
+def _add_comparison(module: ModuleType, name: str, networks_: str, seeds_: int) -> None:
+    """Add the command of a table or figure for which SG's rate is searched."""
+
+    def command(
+        data: DataDir,
+        datasets: Datasets = ALL_DATASETS,
+        networks: Networks = networks_,
+        seeds: Seeds = seeds_,
+        iterations: Iterations = 100,
+        epochs: Epochs = 1000,
+        search_epochs: SearchEpochs = None,
+        train_size: TrainSize = None,
+        test_size: TestSize = None,
+        output: Results = CELLS,
+        time_limit: TimeLimit = NO_LIMIT,
+        device: Device = "auto",
+    ) -> None:
+        console = Console()
+        names = _split(datasets), _split(networks)
+        plan = Plan(*names, seeds, iterations, epochs, search_epochs, train_size, test_size)
+        with _stoppable(console):
+            module.run(Runner(data, output, name, time_limit, device, console), plan)
+
+    app.command(name, help=f"Run the cells of {module.__doc__}")(command)
+
+
+_add_comparison(table5_module, "table5", "cnn3,cnn5", seeds_=5)
+_add_comparison(figure3_module, "figure3", "cnn3", seeds_=1)
+
+
+@app.command()
+def table6(
+    data: DataDir,
+    datasets: Datasets = ALL_DATASETS,
+    seeds: Seeds = 5,
+    iterations: Iterations = 100,
+    epochs: Epochs = 1000,
+    train_size: TrainSize = None,
+    test_size: TestSize = None,
+    output: Results = CELLS,
+    time_limit: TimeLimit = NO_LIMIT,
+    device: Device = "auto",
+) -> None:
+    """Run the cells of Table 6: how sensitive Newton and SG are to their parameters."""
+    console = Console()
+    networks = (table6_module.NETWORK,)
+    plan = Plan(
+        _split(datasets), networks, seeds, iterations, epochs, train_size=train_size, test_size=test_size
+    )
+    with _stoppable(console):
+        table6_module.run(Runner(data, output, "table6", time_limit, device, console), plan)
+
+
+@app.command()
+def report(
+    results: Annotated[Path, typer.Option(help="Folder of the cells.")] = CELLS,
+    output: Annotated[Path, typer.Option(help="Folder of the pages.")] = CELLS.parent,
+) -> None:
+    """Write the tables and figures of the cells, the paper's numbers beside ours."""
+    from hfcnn.experiments.report import write_report  # needs matplotlib, an extra
+
+    console = Console()
+    with _stoppable(console):
+        for path in write_report(results, output):
+            console.print(str(path), highlight=False, soft_wrap=True)
+
+
+def _split(names: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in names.split(","))

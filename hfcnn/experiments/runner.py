@@ -21,7 +21,7 @@ from hfcnn.experiments.data import Data, load_data
 from hfcnn.experiments.record import Record, find_record, load_state, save_state, state_path
 from hfcnn.experiments.settings import Settings, State, solve, state_type
 from hfcnn.network import Network
-from hfcnn.objective import Objective, forward
+from hfcnn.objective import Objective, outputs
 
 __all__ = ["Runner", "Stopped", "problem", "test_accuracy"]
 
@@ -61,12 +61,8 @@ def problem(settings: Settings, data: Data, backend: Backend) -> tuple[Objective
 
 def test_accuracy(theta: Tensor, data: Data, objective: Objective) -> float:
     """Share of the test images that theta classifies rightly; outputs that are all NaN count as class 0."""
-    test = Objective(objective.network, data.X_test, torch.from_numpy(data.y_test), backend=objective.backend)
-    hits = 0
-    for images, labels, _ in test.batches(theta.dtype):
-        outputs = forward(test.network, theta, images, test.backend)
-        hits += int((outputs.argmax(1) == labels).sum())
-    return hits / test.n_images
+    logits = outputs(objective.network, theta, data.X_test, objective.backend)
+    return float((logits.argmax(1) == data.y_test).mean())
 
 
 @dataclass

@@ -1,0 +1,187 @@
+"""Pieces of Markdown pages that all tables share: numbers, tables, and where the numbers come from."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from hfcnn.experiments.paper import DATASETS, title
+from hfcnn.experiments.record import Record
+
+__all__ = [
+    "METHOD_TITLES",
+    "MISSING",
+    "Cells",
+    "Page",
+    "Problem",
+    "accuracy",
+    "by_problem",
+    "images",
+    "mean_accuracy",
+    "pick",
+    "provenance",
+    "table",
+]
+
+#: Where there is no number.
+MISSING = "–"
+
+METHOD_TITLES = {"newton": "Newton", "sg": "SG", "sg-plain": "SG, no momentum"}
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page of the results.
+
+    Attributes
+    ----------
+    slug : str
+        File name without ending.
+    title : str
+        Heading.
+    body : str
+        Markdown after the heading.
+    """
+
+    slug: str
+    title: str
+    body: str
+
+
+@dataclass(frozen=True, order=True)
+class Problem:
+    """A data set at a size: what can stand in one row."""
+
+    dataset: str
+    n_train: int
+    n_test: int
+
+    @property
+    def slug(self) -> str:
+        """Part of a file name."""
+        return f"{self.dataset}-{self.n_train}-{self.n_test}"
+
+    @property
+    def is_full_size(self) -> bool:
+        """Whether these are all images that the paper has."""
+        full = DATASETS.get(self.dataset)
+        return full is not None and (full.n_train, full.n_test) == (self.n_train, self.n_test)
+
+
+@dataclass
+class Cells:
+    """Records of one problem: those of the tables, and those of the cross validation."""
+
+    runs: list[Record] = field(default_factory=list)
+    search: list[Record] = field(default_factory=list)
+
+
+def by_problem(records: Iterable[Record]) -> dict[Problem, Cells]:
+    """Sort records by data set and size; a cross validation goes with every test set of its training set."""
+    records = list(records)
+    problems: dict[Problem, Cells] = defaultdict(Cells)
+    for record in records:
+        if record.settings.fold is None:
+            problems[Problem(record.settings.dataset, record.n_train, record.n_test)].runs.append(record)
+    for record in records:
+        settings, n_images = record.settings, record.n_train + record.n_test
+        for problem, cells in problems.items():
+            if settings.fold is not None and (problem.dataset, problem.n_train) == (
+                settings.dataset,
+                n_images,
+            ):
+                cells.search.append(record)
+    return dict(sorted(problems.items()))
+
+
+def pick(records: Iterable[Record], **criteria: Any) -> list[Record]:
+    """Take the records whose settings meet the criteria; of unlike lengths, the longest."""
+    found = [
+        record
+        for record in records
+        if all(getattr(record.settings, name) == value for name, value in criteria.items())
+    ]
+    longest = max((record.settings.iterations for record in found), default=0)
+    return [record for record in found if record.settings.iterations == longest]
+
+
+def mean_accuracy(records: Sequence[Record]) -> float:
+    """Mean test accuracy at the last iteration, in per cent; NaN of no records."""
+    return 100 * float(np.mean([record.last("test_accuracy") for record in records])) if records else np.nan
+
+
+def accuracy(records: Sequence[Record]) -> str:
+    """Mean test accuracy of some seeds in per cent, marked if runs diverged or are not done."""
+    if not records:
+        return MISSING
+    n_diverged = sum(record.status == "diverged" for record in records)
+    is_running = any(not record.is_done for record in records)
+    marks = (f" ({n_diverged} diverged)" if n_diverged else "") + (" (unfinished)" if is_running else "")
+    return f"{mean_accuracy(records):.2f}{marks}"
+
+
+def images(problem: Problem) -> str:
+    """Sizes of the training and test set, marked where they are not the paper's."""
+    size = f"{problem.n_train:,} / {problem.n_test:,}"
+    is_part = problem.dataset in DATASETS and not problem.is_full_size
+    return f"{size} (part)" if is_part else size
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Write a Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def provenance(records: Iterable[Record]) -> str:
+    """Say of each number what it was run on: a row for cells that differ in the seed only."""
+    groups: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
+    for record in sorted(records, key=lambda record: record.settings.seed):
+        groups[(*record.settings.group, machine(record))].append(record)
+    header = ["Data set", "Images", "Network", "Method", "C", "Rate", "Iterations", "Seeds"]
+    header += ["Test accuracy, mean (min–max) %", "Seconds", "Load", "Machine"]
+    return table(header, [_provenance_row(group) for group in groups.values()])
+
+
+def _provenance_row(group: list[Record]) -> list[str]:
+    first = group[0]
+    settings = first.settings
+    problem = Problem(settings.dataset, first.n_train, first.n_test)
+    is_newton = settings.method == "newton"
+    values = [100 * record.last("test_accuracy") for record in group]
+    return [
+        title(settings.dataset),
+        images(problem),
+        settings.network,
+        METHOD_TITLES[settings.method],
+        f"{settings.C:g} l",
+        f"S {100 * (settings.sampling_rate or 0):g} %" if is_newton else f"η₀ {settings.learning_rate:g}",
+        f"{_range([record.iteration for record in group])} of {settings.iterations}",
+        ", ".join(str(record.settings.seed) for record in group),
+        f"{accuracy(group)} ({min(values):.2f}–{max(values):.2f})",
+        _range([round(record.last("seconds")) for record in group]),
+        load(group),
+        machine(first),
+    ]
+
+
+def machine(record: Record) -> str:
+    """Processor, threads and versions in words."""
+    about, versions = record.machine, record.versions
+    where = about["processor"] if about["device"] == "cpu" else about["device"]
+    return f"{where}, {about['threads']} of {about['cores']} cores, torch {versions['torch']}"
+
+
+def load(records: Iterable[Record]) -> str:
+    """Mean load of the machine: of more than its cores, the seconds are longer than need be."""
+    loads = [value for record in records for value in record.history.get("load", [])]
+    return f"{np.mean(loads):.1f}" if loads else MISSING
+
+
+def _range(values: Sequence[int]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:,}" if low == high else f"{low:,}–{high:,}"

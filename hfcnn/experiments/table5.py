@@ -1,0 +1,119 @@
+"""Table 5: test accuracy of Newton, and of SG at the rate that cross validation chooses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from hfcnn.experiments.markdown import (
+    MISSING,
+    Cells,
+    Page,
+    Problem,
+    accuracy,
+    by_problem,
+    images,
+    pick,
+    provenance,
+    table,
+)
+from hfcnn.experiments.paper import TABLE5, title
+from hfcnn.experiments.plan import (
+    SAMPLING_RATE,
+    SEARCHED_RATES,
+    C,
+    Plan,
+    RateChoice,
+    choose_rate,
+    evaluate_search,
+)
+from hfcnn.experiments.record import Record
+from hfcnn.experiments.runner import Runner
+
+__all__ = ["page", "run"]
+
+NETWORKS = {"cnn3": "3-layer CNN", "cnn5": "5-layer CNN"}
+
+
+def run(runner: Runner, plan: Plan) -> None:
+    """Run the cells that are not done yet: of each data set and network, the search and then seed by seed."""
+    for dataset, network in plan.problems():
+        rate = choose_rate(runner, plan, dataset, network).rate
+        for seed in range(plan.seeds):
+            runner.run([plan.newton(dataset, network, seed), plan.sg(dataset, network, seed, rate)])
+
+
+def page(records: list[Record], output: Path) -> Page | None:
+    """Write the table from what there is; None if there is nothing.
+
+    Parameters
+    ----------
+    records : list of Record
+        All cells.
+    output : Path
+        Folder of the page; for pages with figures.
+    """
+    rows, searches, used = [], [], []
+    for problem, network, cells in _problems(records):
+        choice = evaluate_search(cells.search, problem.dataset, network)
+        newton = pick(cells.runs, network=network, method="newton", C=C, sampling_rate=SAMPLING_RATE)
+        sg = pick(cells.runs, network=network, method="sg", C=C, learning_rate=choice.rate)
+        if newton or sg:
+            rows.append(_row(problem, network, newton, sg, choice))
+            used += newton + sg
+        if choice.is_searched:
+            searches.append(_search_row(problem, network, choice))
+    if not rows:
+        return None
+    header = ["Data set", "Images, training / test", "Network"]
+    header += ["Newton, paper", "Newton, ours", "SG, paper (rate)", "SG, ours (rate)"]
+    parts = [
+        f"Mean test accuracy in per cent, with C = {C:g} l and {100 * SAMPLING_RATE:g} % of the images in S. "
+        "The paper's numbers are means of five seeds after 100 Newton iterations and 1,000 epochs of SG; how "
+        "many ours are of is said below. A rate with an asterisk is the paper's, not searched for.\n",
+        table(header, rows),
+        _searches(searches),
+        "## Where our numbers are from\n",
+        provenance(used),
+    ]
+    return Page("table5", "Table 5: test accuracy", "\n".join(parts))
+
+
+def _problems(records: list[Record]) -> Iterator[tuple[Problem, str, Cells]]:
+    for problem, cells in by_problem(records).items():
+        for network in NETWORKS:
+            yield problem, network, cells
+
+
+def _row(
+    problem: Problem, network: str, newton: list[Record], sg: list[Record], choice: RateChoice
+) -> list[str]:
+    published = TABLE5.get((problem.dataset, network))
+    rate = f"{choice.rate:g}" + ("" if choice.is_searched else "*")
+    return [
+        title(problem.dataset),
+        images(problem),
+        NETWORKS[network],
+        f"{published.newton:.2f}" if published else MISSING,
+        accuracy(newton),
+        f"{published.sg:.2f} ({published.learning_rate:g})" if published else MISSING,
+        f"{accuracy(sg)} ({rate})" if sg else MISSING,
+    ]
+
+
+def _search_row(problem: Problem, network: str, choice: RateChoice) -> list[str]:
+    assert choice.accuracies is not None
+    accuracies = [f"{100 * value:.2f}" for value in choice.accuracies.values()]
+    start = [title(problem.dataset), f"{problem.n_train:,}", NETWORKS[network], str(choice.epochs)]
+    return [*start, *accuracies, f"{choice.rate:g}", f"{choice.seconds:,.0f}"]
+
+
+def _searches(rows: list[list[str]]) -> str:
+    if not rows:
+        return ""
+    header = ["Data set", "Images", "Network", "Epochs", *(f"{rate:g}" for rate in SEARCHED_RATES)]
+    return (
+        "## SG's choice of its initial learning rate\n\n"
+        "Mean accuracy in per cent of a stratified five-fold cross validation on the training images.\n\n"
+        + table([*header, "Chosen", "Seconds"], rows)
+    )

@@ -1,0 +1,148 @@
+"""Table 6: how sensitive Newton and SG are to C, the sampling rate and the initial learning rate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from hfcnn.experiments.markdown import (
+    MISSING,
+    Page,
+    Problem,
+    accuracy,
+    by_problem,
+    images,
+    pick,
+    provenance,
+    table,
+)
+from hfcnn.experiments.paper import TABLE6, title
+from hfcnn.experiments.plan import Plan
+from hfcnn.experiments.record import Record
+from hfcnn.experiments.runner import Runner
+
+__all__ = ["C_VALUES", "LEARNING_RATES", "SAMPLING_RATES", "Grid", "page", "run"]
+
+#: C in units of l; shares of the images in S; initial learning rates of SG.
+C_VALUES = (0.01, 0.1, 1.0)
+SAMPLING_RATES = (0.1, 0.05, 0.01)
+LEARNING_RATES = (0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
+
+#: The network of Section 6.3.
+NETWORK = "cnn3"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The cells of one data set, by C and rate, and the paper's accuracies in per cent beside them."""
+
+    problem: Problem
+    newton: dict[tuple[float, float], list[Record]]
+    sg: dict[tuple[float, float], list[Record]]
+
+    @property
+    def records(self) -> list[Record]:
+        """All cells."""
+        return [record for runs in (*self.newton.values(), *self.sg.values()) for record in runs]
+
+    @property
+    def n_filled(self) -> int:
+        """Entries that have a cell."""
+        return sum(bool(runs) for runs in (*self.newton.values(), *self.sg.values()))
+
+    def paper(self, method: str) -> dict[tuple[float, float], float]:
+        """Accuracies that the paper has for "newton" or "sg"."""
+        rows = {C: TABLE6[self.problem.dataset, C] for C in C_VALUES if (self.problem.dataset, C) in TABLE6}
+        return {
+            (C, rate): value
+            for C, row in rows.items()
+            for rate, value in (row.newton if method == "newton" else row.sg).items()
+        }
+
+
+def run(runner: Runner, plan: Plan) -> None:
+    """Run the cells that are not done yet, a whole grid of each seed after the other."""
+    for dataset, network in plan.problems():
+        for seed in range(plan.seeds):
+            newton = [
+                plan.newton(dataset, network, seed, C=C, sampling_rate=rate)
+                for C in C_VALUES
+                for rate in SAMPLING_RATES
+            ]
+            sg = [plan.sg(dataset, network, seed, rate, C=C) for C in C_VALUES for rate in LEARNING_RATES]
+            runner.run(newton + sg)
+
+
+def page(records: list[Record], output: Path) -> Page | None:
+    """Write the tables and draw a plot of each; None if there is nothing beyond what Table 5 has.
+
+    Parameters
+    ----------
+    records : list of Record
+        All cells.
+    output : Path
+        Folder of the page and its plots.
+    """
+    grids = [grid for grid in _grids(records) if grid.n_filled > 2]
+    if not grids:
+        return None
+    from hfcnn.experiments import figures  # matplotlib is an extra
+
+    parts = [
+        "Mean test accuracy in per cent of the 3-layer CNN. The paper's numbers are means of five seeds "
+        "after 100 Newton iterations and 1,000 epochs of SG; how many ours are of is said below. A run of "
+        "SG whose objective is not finite has diverged and is at chance.\n"
+    ]
+    for grid in grids:
+        picture = f"table6-{grid.problem.slug}.png"
+        figures.draw_robustness(grid, output / picture)
+        parts += [
+            f"## {title(grid.problem.dataset)}, {images(grid.problem)} images\n",
+            table(*_newton_table(grid)),
+            table(*_sg_table(grid)),
+            f"![Test accuracy against sampling rate and learning rate]({picture})\n",
+        ]
+    parts += ["## Where our numbers are from\n", provenance(r for grid in grids for r in grid.records)]
+    return Page("table6", "Table 6: sensitivity to parameters", "\n".join(parts))
+
+
+def _grids(records: list[Record]) -> list[Grid]:
+    return [
+        Grid(
+            problem,
+            {
+                (C, rate): pick(cells.runs, network=NETWORK, method="newton", C=C, sampling_rate=rate)
+                for C in C_VALUES
+                for rate in SAMPLING_RATES
+            },
+            {
+                (C, rate): pick(cells.runs, network=NETWORK, method="sg", C=C, learning_rate=rate)
+                for C in C_VALUES
+                for rate in LEARNING_RATES
+            },
+        )
+        for problem, cells in by_problem(records).items()
+    ]
+
+
+def _newton_table(grid: Grid) -> tuple[list[str], list[list[str]]]:
+    header = ["C", "Newton, share in S", *(f"{100 * rate:g} %" for rate in SAMPLING_RATES)]
+    return header, _rows(grid.paper("newton"), grid.newton, SAMPLING_RATES)
+
+
+def _sg_table(grid: Grid) -> tuple[list[str], list[list[str]]]:
+    header = ["C", "SG, initial learning rate", *(f"{rate:g}" for rate in LEARNING_RATES)]
+    return header, _rows(grid.paper("sg"), grid.sg, LEARNING_RATES)
+
+
+def _rows(
+    paper: dict[tuple[float, float], float],
+    ours: dict[tuple[float, float], list[Record]],
+    rates: tuple[float, ...],
+) -> list[list[str]]:
+    rows = []
+    for C in C_VALUES:
+        published = [f"{paper[C, rate]:.2f}" if (C, rate) in paper else MISSING for rate in rates]
+        rows.append([f"{C:g} l", "paper", *published])
+        rows.append(["", "ours", *(accuracy(ours[C, rate]) for rate in rates)])
+    return rows
