@@ -1,0 +1,277 @@
+"""What a kernel launch is: described without a GPU and without tensors, then run as described.
+
+Every op has a planner, a pure function of layer, batch size, types and target that lists the op's launches.
+The launch wrappers run these launches and the compile report compiles them, so that what is compiled there
+is what runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+import triton
+from torch import Tensor
+from triton.compiler import ASTSource
+
+if TYPE_CHECKING:
+    from hfcnn.network import ConvLayer
+
+__all__ = ["DTYPES", "OPS", "PRECISIONS", "TARGETS", "Launch", "Request", "Target", "current_target", "launches"]
+
+#: Arithmetic of `tl.dot` on float32.
+PRECISIONS = ("tf32", "tf32x3", "ieee")
+#: Triton's name of each supported type.
+DTYPES = {torch.float32: "fp32", torch.float64: "fp64", torch.bfloat16: "bf16"}
+ITEM_SIZES = {"fp32": 4, "fp64": 8, "bf16": 2}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A kind of GPU.
+
+    Attributes
+    ----------
+    name : str
+        Such as "sm_90".
+    backend : {"cuda", "hip"}
+        Triton's back end.
+    arch : int or str
+        Compute capability times ten, or AMD's name.
+    shared_memory : int
+        Bytes of shared memory that one program may use.
+    warp_size : int
+        Threads a warp.
+    """
+
+    name: str
+    backend: str
+    arch: int | str
+    shared_memory: int
+    warp_size: int
+
+
+#: The kinds of GPU that have rows of their own in the tile table.
+TARGETS = {
+    "sm_80": Target("sm_80", "cuda", 80, 166_912, 32),
+    "sm_90": Target("sm_90", "cuda", 90, 232_448, 32),
+    "sm_100": Target("sm_100", "cuda", 100, 232_448, 32),
+    "gfx942": Target("gfx942", "hip", "gfx942", 65_536, 64),
+}
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One launch of one kernel.
+
+    Attributes
+    ----------
+    op : str
+        The op that it is part of, by the name of its wrapper.
+    kernel : triton.JITFunction
+        The kernel.
+    signature : mapping of str to str
+        Triton type of each argument that is not a constexpr, in order: "*fp32", "i32".
+    constexprs : mapping of str to Any
+        The other arguments.
+    num_warps, num_stages : int
+        Warps a program, and stages of software pipelining.
+    grid : tuple of int
+        Programs along each axis.
+    flops : int
+        Two a multiply-add; masked lanes do not count.
+    bytes_read, bytes_written : int
+        Each input once and each output once.
+    bytes_unfused : int
+        What torch's version reads and writes, pre-pool tensors included; an op's first launch has it all.
+    options : mapping of str to Any
+        Other options of the compiler.
+    """
+
+    op: str
+    kernel: Any
+    signature: Mapping[str, str]
+    constexprs: Mapping[str, Any]
+    num_warps: int
+    num_stages: int
+    grid: tuple[int, ...]
+    flops: int
+    bytes_read: int
+    bytes_written: int
+    bytes_unfused: int
+    options: Mapping[str, Any] = field(default_factory=lambda: {"enable_fp_fusion": True})
+
+    def run(self, *arguments: Tensor | int) -> None:
+        """Launch on the arguments of `signature`, in order, on the device of the first."""
+        first = arguments[0]
+        assert isinstance(first, Tensor)
+        with torch.cuda.device(first.device) if first.is_cuda else contextlib.nullcontext():
+            self.kernel[self.grid](
+                *arguments,
+                **self.constexprs,
+                num_warps=self.num_warps,
+                num_stages=self.num_stages,
+                **self.options,
+            )
+
+    def compile_options(self) -> dict[str, Any]:
+        """Options for ``triton.compile``."""
+        return {"num_warps": self.num_warps, "num_stages": self.num_stages, **self.options}
+
+    def source(self) -> ASTSource:
+        """Source for ``triton.compile``, pointers aligned to 16 bytes as torch's allocations are."""
+        names = list(self.kernel.arg_names)
+        constants = dict.fromkeys(self.constexprs, "constexpr")
+        types = {**self.signature, **constants}
+        aligned = {
+            (index,): [["tt.divisibility", 16]]
+            for index, name in enumerate(names)
+            if types[name].startswith("*")
+        }
+        return ASTSource(
+            fn=self.kernel,
+            signature={name: types[name] for name in names},
+            constexprs={(names.index(name),): value for name, value in self.constexprs.items()},
+            attrs=aligned,
+        )
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a planner is asked: one op at one shape.
+
+    Attributes
+    ----------
+    layer : ConvLayer
+        The layer; None for `cg_update`.
+    n_images : int
+        Images; for `cg_update` the length of the vectors.
+    dtype, precision : str
+        "fp32", "fp64" or "bf16", and the arithmetic of products on float32.
+    target : Target
+        Where it runs.
+    n_outputs : int
+        Rows K of D, or cotangents an image.
+    is_first : bool
+        Whether the layer's input has neither tangent nor gradient.
+    """
+
+    layer: ConvLayer
+    n_images: int
+    dtype: str
+    precision: str
+    target: Target
+    n_outputs: int
+    is_first: bool
+
+    @property
+    def item_size(self) -> int:
+        """Bytes an element."""
+        return ITEM_SIZES[self.dtype]
+
+    @property
+    def accumulator(self) -> str:
+        """Type of sums."""
+        return "fp64" if self.dtype == "fp64" else "fp32"
+
+
+Planner = Callable[[Request], list[Launch]]
+_PLANNERS: dict[str, Planner] = {}
+
+#: Every op that has launches.
+OPS = (
+    "conv_forward",
+    "conv_value",
+    "conv_jvp",
+    "conv_vjp_input",
+    "conv_vjp_weight",
+    "conv_vjp",
+    "jacobian_jvp",
+    "jacobian_vjp",
+    "cg_update",
+)
+
+
+def planner(op: str) -> Callable[[Planner], Planner]:
+    """Register the function that lists the launches of `op`."""
+
+    def register(function: Planner) -> Planner:
+        _PLANNERS[op] = function
+        return function
+
+    return register
+
+
+def launches(
+    op: str,
+    layer: ConvLayer | None,
+    n_images: int,
+    *,
+    dtype: str = "fp32",
+    precision: str = "tf32",
+    target: Target,
+    n_outputs: int = 10,
+    is_first: bool = False,
+) -> list[Launch]:
+    """List the launches of an op, in order.
+
+    Parameters
+    ----------
+    op : str
+        One of `OPS`.
+    layer : ConvLayer or None
+        The layer; None for `cg_update`.
+    n_images : int
+        Images; for `cg_update` the length of the vectors.
+    dtype : {"fp32", "fp64", "bf16"}, default="fp32"
+        Type of the operands.
+    precision : {"tf32", "tf32x3", "ieee"}, default="tf32"
+        Arithmetic of products on float32; other types ignore it.
+    target : Target
+        Where it is to run.
+    n_outputs : int, default=10
+        Rows K of D in the jacobian ops; in `conv_vjp_input` the cotangents an image (the wrapper of a
+        four-dimensional g says 1).
+    is_first : bool, default=False
+        The layer's input has no tangent (`conv_jvp`) and needs no gradient (`conv_vjp`).
+
+    Raises
+    ------
+    ValueError
+        If the op, its type or its precision is unknown.
+    """
+    for what, value, known in (
+        ("op", op, OPS),
+        ("dtype", dtype, tuple(ITEM_SIZES)),
+        ("precision", precision, PRECISIONS),
+    ):
+        if value not in known:
+            raise ValueError(f"{what} must be one of {', '.join(known)}; got {value!r}")
+    return list(_launches(op, layer, n_images, dtype, precision, target, n_outputs, is_first))
+
+
+@lru_cache(maxsize=4096)
+def _launches(op: str, *request: Any) -> tuple[Launch, ...]:
+    return tuple(_PLANNERS[op](Request(*request)))
+
+
+def current_target(tensor: Tensor) -> Target:
+    """Find the target of the tensor's device; sm_90 in Triton's interpreter."""
+    return _device_target(tensor.device.index) if tensor.is_cuda else TARGETS["sm_90"]
+
+
+@lru_cache(maxsize=64)
+def _device_target(index: int) -> Target:
+    properties = torch.cuda.get_device_properties(index)
+    if torch.version.hip is not None:
+        name = properties.gcnArchName.split(":")[0]
+        return TARGETS.get(name) or Target(name, "hip", name, 65_536, properties.warp_size)
+    arch = 10 * properties.major + properties.minor
+    name = f"sm_{arch}"
+    known = TARGETS.get(name)
+    limit = triton.runtime.driver.active.utils.get_device_properties(index)["max_shared_mem"]
+    return known or Target(name, "cuda", arch, int(limit), 32)
