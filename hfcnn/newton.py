@@ -14,7 +14,7 @@ from torch import Tensor
 from hfcnn.conjugate_gradient import conjugate_gradient
 from hfcnn.damping import DampingRule
 from hfcnn.gauss_newton import EXPECTED_PRODUCTS, GaussNewton
-from hfcnn.line_search import backtrack
+from hfcnn.line_search import LineSearchResult, backtrack
 from hfcnn.objective import Evaluation, Objective
 from hfcnn.sampling import Sampler, subsample_size
 
@@ -261,7 +261,9 @@ def _iterate(
     def evaluate(alpha: float, bound: float) -> Evaluation:
         return objective.evaluate(theta + alpha * direction, bound=bound)
 
-    search = backtrack(evaluate, state.f, slope, armijo=options.armijo, max_trials=options.max_trials)
+    search: LineSearchResult[Evaluation] = LineSearchResult(0.0, None, 0)
+    if slope < 0:  # it is 0 where CG's first product was of no use; to stay is then no accepted step
+        search = backtrack(evaluate, state.f, slope, armijo=options.armijo, max_trials=options.max_trials)
     # (4) lambda (37), from the change that the model without lambda predicts
     predicted = search.step * slope + 0.5 * search.step**2 * curvature
     trial = search.trial
