@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from hfcnn import Conv
 
 with warnings.catch_warnings():  # torch's own deprecated call, at the first use of forward mode
-    warnings.simplefilter("ignore", DeprecationWarning)
+    warnings.simplefilter("ignore")
     torch.func.jvp(torch.sin, (torch.ones(1),), (torch.ones(1),))
 
 
