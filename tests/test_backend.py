@@ -1,0 +1,116 @@
+import importlib
+import os
+import subprocess
+import sys
+import textwrap
+import types
+
+import pytest
+import torch
+
+from hfcnn import ops
+from hfcnn.backend import PRECISIONS, TORCH, LayerOps, get_backend
+
+
+def test_fresh_interpreter_loads_no_kernels_and_wakes_no_gpu():
+    code = """
+        import sys
+        import torch
+        before = "triton" in sys.modules
+        import hfcnn
+        import hfcnn.newton, hfcnn.sgd
+        from hfcnn.backend import get_backend
+        assert get_backend("torch", "cpu").name == get_backend("auto", "cpu").name == "torch"
+        try:
+            get_backend("triton", "cpu")
+        except ValueError as error:
+            print(error)
+        assert ("triton" in sys.modules) == before
+        assert "hfcnn.kernels" not in sys.modules
+        assert not torch.cuda.is_initialized()
+    """
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "needs a CUDA or ROCm GPU" in result.stdout
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_triton_without_a_gpu_says_what_to_do(device, monkeypatch):
+    if device == "auto" and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(ValueError, match="needs a CUDA or ROCm GPU.*TRITON_INTERPRET=1") as error:
+        get_backend("triton", device)
+    assert 'backend="auto"' in str(error.value)
+
+
+def test_torch_on_the_cpu():
+    backend = get_backend("torch", "cpu")
+    assert (backend.name, backend.device, backend.precision) == ("torch", torch.device("cpu"), "ieee")
+    assert backend.ops.conv_forward is ops.conv_forward
+    assert backend == get_backend("auto", "cpu") == TORCH
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("jax",), 'backend must be "auto", "torch" or "triton"; got \'jax\''),
+        (("torch", "cpu", "fp8"), f"precision must be one of {', '.join(PRECISIONS)}; got 'fp8'"),
+        (("torch", "cpu", "tf32"), "precision='tf32' needs backend=\"triton\""),
+        (("auto", "cpu", "tf32x3"), "precision='tf32x3' needs backend=\"triton\""),
+        (("triton", "cpu", "bf16"), 'precision="bf16" needs backend="torch"'),
+    ],
+)
+def test_errors(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        get_backend(*arguments)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("backend", ["auto", "torch", "triton"])
+def test_gpu_that_is_not_there(backend):
+    with pytest.raises(ValueError, match="device='cuda', but torch sees no GPU; use device=\"cpu\""):
+        get_backend(backend, "cuda")
+
+
+def test_types_of_products():
+    narrow = get_backend("torch", "cpu", "bf16")
+    assert narrow.product_dtype(torch.float32) == torch.bfloat16
+    assert narrow.product_dtype(torch.float64) == torch.float64
+    assert TORCH.product_dtype(torch.float32) == torch.float32
+
+
+@pytest.fixture
+def kernels(monkeypatch):
+    """A stand-in for the kernels that tells the precision it is called with."""
+    names = LayerOps.__dataclass_fields__
+    module = types.SimpleNamespace(**{name: lambda *_, precision=None: precision for name in names})
+    monkeypatch.setitem(sys.modules, "hfcnn.kernels", module)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    return module
+
+
+@pytest.mark.parametrize(
+    ("precision", "objective", "products"),
+    [("auto", "tf32x3", "tf32"), ("tf32", "tf32x3", "tf32"), ("tf32x3", "tf32x3", "tf32x3")]
+    + [("ieee", "ieee", "ieee")],
+)
+def test_triton_precision(kernels, precision, objective, products):
+    """The objective is never less exact than tf32x3, whatever the products are."""
+    backend = get_backend("triton", "cpu", precision)
+    assert backend.name == "triton"
+    assert backend.ops.conv_forward() == objective
+    assert backend.product_ops.conv_jvp() == products
+    assert backend.product_dtype(torch.float32) == torch.float32
+
+
+def test_missing_package_says_what_to_install(monkeypatch):
+    def no_triton(name):
+        raise ModuleNotFoundError("No module named 'triton'", name="triton")
+
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setattr(importlib, "import_module", no_triton)
+    with pytest.raises(ValueError, match="needs the package 'triton'; install it with: pip install triton"):
+        get_backend("triton", "cpu")

@@ -1,0 +1,115 @@
+import pytest
+import torch
+from networks import BY_NAME, each_form, each_odd_case
+
+from hfcnn import GaussNewton, Linearization, Network, StoredJacobian
+from hfcnn.cost import (
+    choose_batch_size,
+    choose_form,
+    gradient_cost,
+    jacobian_cost,
+    linearization_bytes,
+    memory_budget,
+    product_cost,
+    stored_jacobian_bytes,
+    value_cost,
+)
+
+CPU = torch.device("cpu")
+MNIST = Network.preset("cnn3", (28, 28, 1), 10)
+#: Multiply-adds of cnn3's layers on 28 x 28 x 1: positions x filters x inputs of a filter.
+CONV1, CONV2, CONV3, OUTPUT = 28 * 28 * 32 * 25, 14 * 14 * 64 * 288, 7 * 7 * 64 * 576, 10 * 576
+ALL = CONV1 + CONV2 + CONV3 + OUTPUT
+#: Elements of the pooled outputs of cnn3's convolutions, for each of which the stored Jacobian keeps K rows.
+POOLED = 14 * 14 * 32 + 7 * 7 * 64 + 3 * 3 * 64
+
+
+@pytest.mark.parametrize(
+    ("cost", "by_hand", "megaflops"),
+    [
+        (value_cost(MNIST), 2 * ALL, 12.1),
+        # the first layer's input needs no gradient
+        (gradient_cost(MNIST), 2 * (3 * ALL - CONV1), 35.1),
+        # nor has it a tangent
+        (product_cost(MNIST, "rop"), 2 * (4 * ALL - 2 * CONV1), 45.9),
+        (product_cost(MNIST, "jacobian"), 2 * (2 * ALL + 2 * 10 * POOLED), 24.6),
+        (jacobian_cost(MNIST), 2 * (ALL + 10 * (CONV2 + CONV3)), 120.5),
+    ],
+    ids=["value", "gradient", "rop product", "jacobian product", "jacobian set-up"],
+)
+def test_operations_of_cnn3(cost, by_hand, megaflops):
+    assert cost.operations == by_hand
+    assert cost.operations / 1e6 == pytest.approx(megaflops, abs=0.05)
+
+
+def kept_bytes(thing):
+    """Bytes of every tensor that a linearisation holds on to, theta aside, each storage once."""
+    storages, seen = {}, set()
+
+    def visit(x):
+        if id(x) in seen:
+            return
+        seen.add(id(x))
+        if isinstance(x, torch.Tensor):
+            storages[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        elif isinstance(x, list | tuple):
+            for part in x:
+                visit(part)
+        elif type(x).__module__.startswith("hfcnn") and not isinstance(x, Network):
+            for name, part in vars(x).items():
+                if name != "parameters":
+                    visit(part)
+
+    visit(thing)
+    return sum(storages.values())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@each_odd_case
+def test_bytes_are_those_of_the_tensors_kept(case, dtype, generator):
+    theta, images, _ = case.draw()
+    v = torch.randn(theta.shape, generator=generator).to(dtype)
+    q = torch.randn(case.n_images, case.network.n_outputs, generator=generator).to(dtype)
+    for kind, count in ((Linearization, linearization_bytes), (StoredJacobian, stored_jacobian_bytes)):
+        kept = kind(case.network, theta.to(dtype), images.to(dtype))
+        kept.jvp(v)  # what products cache counts, too
+        kept.vjp(q)
+        assert kept_bytes(kept) == case.n_images * count(case.network, dtype.itemsize)
+
+
+def test_memory_budget():
+    assert memory_budget(12345, CPU) == 12345
+    assert memory_budget(0, CPU) == 0
+    assert 2**20 < memory_budget("auto", CPU) < 2**50
+    with pytest.raises(ValueError, match="memory must be a number of bytes or \"auto\"; got 'all'"):
+        memory_budget("all", CPU)
+    with pytest.raises(ValueError, match="memory must not be negative; got -5"):
+        memory_budget(-5, CPU)
+
+
+def test_batch_size_shrinks_with_the_network():
+    big, small = (Network.preset("cnn5", (size, size, 3), 10) for size in (96, 32))
+    assert 1 <= choose_batch_size(big, 4, CPU) < choose_batch_size(small, 4, CPU)
+    assert choose_batch_size(small, 8, CPU) <= choose_batch_size(small, 4, CPU)
+    huge = Network.preset("cnn3", (2048, 2048, 1), 10)
+    assert choose_batch_size(huge, 8, CPU) == 1
+
+
+def test_form_is_rop_where_the_rows_do_not_fit():
+    n_images = 100
+    rows = n_images * stored_jacobian_bytes(MNIST)
+    assert choose_form(MNIST, n_images, n_products=10**6, memory=rows - 1) == "rop"
+    assert choose_form(MNIST, n_images, n_products=10**6, memory=rows) == "jacobian"
+
+
+def test_form_is_rop_for_a_few_products():
+    """The set-up of the rows is worth it only if many products share it."""
+    choices = [choose_form(MNIST, 100, n_products=k, memory=2**40) for k in (1, 2, 100)]
+    assert choices == ["rop", "rop", "jacobian"]
+
+
+@each_form
+def test_asked_form_is_used(form):
+    case = BY_NAME["two-layers"]
+    theta, images, _ = case.draw()
+    assert GaussNewton(case.network, theta, images, form=form).form == form
