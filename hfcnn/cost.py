@@ -13,6 +13,7 @@ __all__ = [
     "Cost",
     "choose_batch_size",
     "choose_form",
+    "fit_bytes",
     "gradient_cost",
     "jacobian_cost",
     "linearization_bytes",
@@ -27,9 +28,11 @@ __all__ = [
 CPU_TEMPORARY_BYTES = 6 * 2**20
 #: Largest temporary of a batch on a GPU: enough work to fill one.
 GPU_TEMPORARY_BYTES = 512 * 2**20
-#: Share of the memory that is free now which kept linearisations may take, and a cap on a CPU.
+#: Share of the memory that is free now which kept linearisations may take.
 FREE_SHARE = 0.25
-#: Images that one pass may cost less than this many operations for are not worth a smaller batch.
+#: Arrays of the largest layer's size that live at once, and vectors of theta's size in an iteration.
+TEMPORARIES, VECTORS = 3, 12
+#: Most images a batch: enough for any layer to be larger than the cost of starting it.
 MAX_BATCH_SIZE = 4096
 
 
@@ -155,6 +158,36 @@ def choose_batch_size(network: Network, itemsize: int, device: torch.device) -> 
     limit = CPU_TEMPORARY_BYTES if device.type == "cpu" else GPU_TEMPORARY_BYTES
     largest = max(_pre_pool(network)) * itemsize
     return max(1, min(MAX_BATCH_SIZE, limit // largest))
+
+
+def fit_bytes(
+    network: Network, n_subset: int, *, form: str, memory: int, itemsize: int = 4, device: str = "cpu"
+) -> int:
+    """Peak bytes of a fit beyond the images themselves (Sec. 5.1).
+
+    Parameters
+    ----------
+    n_subset : int
+        |S|.
+    form : {"rop", "jacobian"}
+        Form of the Gauss-Newton product; in the R-operator's, at most `memory` bytes are kept.
+    memory : int
+        Bytes for linearisations kept between products.
+
+    Notes
+    -----
+    The kept linearisations; for one batch, a linearisation and the temporaries of its largest layer (the
+    output before pooling, twice in a jvp, and the library's reordered copies of one); theta, the gradient
+    and CG's vectors.
+    """
+    batch = choose_batch_size(network, itemsize, torch.device(device))
+    linear = linearization_bytes(network, itemsize)
+    kept = stored_jacobian_bytes(network, itemsize) * n_subset
+    if form == "rop":
+        n_kept = n_subset if linear * n_subset <= memory else memory // linear // batch * batch
+        kept = linear * n_kept
+    temporaries = batch * (linear + TEMPORARIES * max(_pre_pool(network)) * itemsize)
+    return kept + temporaries + VECTORS * network.n_parameters * itemsize
 
 
 def choose_form(network: Network, n_images: int, *, n_products: int, memory: int, itemsize: int = 4) -> str:

@@ -16,7 +16,7 @@ from hfcnn.jacobian import StoredJacobian
 from hfcnn.linearize import Linearization
 from hfcnn.loss import Loss, get_loss
 from hfcnn.network import Network
-from hfcnn.objective import take
+from hfcnn.objective import Indices, take
 
 __all__ = ["FORMS", "GaussNewton"]
 
@@ -38,8 +38,8 @@ class GaussNewton:
         The network.
     theta : Tensor of shape (n,)
         Parameters, on the backend's device.
-    images : Tensor or array of shape (|S|, H, W, C)
-        The images of S.
+    images : Tensor or array of shape (l, H, W, C)
+        The images; those of S, or all of which `indices` chooses S.
     loss : {"squared", "cross_entropy"} or Loss, default="squared"
         Loss whose Hessian B in the outputs is used.
     C : float, default=inf
@@ -48,7 +48,9 @@ class GaussNewton:
         lambda of (36).
     form : {"auto", "rop", "jacobian"}, default="auto"
         R-operator or stored Jacobian; the same products to rounding.
-    sample_weight : Tensor of shape (|S|,) or None
+    indices : int64 array of shape (|S|,) or None
+        S; None is all images. Read batch by batch, never copied as a whole.
+    sample_weight : Tensor of shape (l,) or None
         Weights of the images; the mean is weighted.
     backend : Backend, default=TORCH
         Implementation of the layer operations and device.
@@ -85,6 +87,7 @@ class GaussNewton:
         damping: float = 0.0,
         form: str = "auto",
         *,
+        indices: NDArray[np.int64] | None = None,
         sample_weight: Tensor | None = None,
         backend: Backend = TORCH,
         batch_size: int | None = None,
@@ -105,12 +108,17 @@ class GaussNewton:
         self.dtype = theta.dtype
         self.shape = (network.n_parameters, network.n_parameters)
         self._images = images
+        self._indices = indices
         self._theta = theta.to(backend.product_dtype(theta.dtype))
         itemsize = self._theta.dtype.itemsize
         self._batch_size = batch_size or choose_batch_size(network, itemsize, backend.device)
-        n_images = len(images)
-        self._weight = None if sample_weight is None else sample_weight.to(backend.device, theta.dtype)
-        self._total = float(n_images if self._weight is None else self._weight.sum(dtype=torch.float64))
+        self._n_images = n_images = len(images) if indices is None else len(indices)
+        self._weight: Tensor | None = None
+        self._total = float(n_images)
+        if sample_weight is not None:
+            weight = sample_weight if indices is None else sample_weight[indices]
+            self._weight = weight.to(backend.device, theta.dtype)
+            self._total = float(weight.sum(dtype=torch.float64))
         budget = memory_budget(memory, backend.device)
         if form == "auto":
             form = choose_form(network, n_images, n_products=n_products, memory=budget, itemsize=itemsize)
@@ -122,7 +130,9 @@ class GaussNewton:
                 self._kept[start] = self._linearize(start)
 
     def _linearize(self, start: int) -> Linear:
-        index = slice(start, min(start + self._batch_size, len(self._images)))
+        index: Indices = slice(start, min(start + self._batch_size, self._n_images))
+        if self._indices is not None:
+            index = self._indices[index]
         batch = take(self._images, index, self._theta.dtype, self.backend.device)
         kind = StoredJacobian if self.form == "jacobian" else Linearization
         return kind(self.network, self._theta, batch, self.backend.product_ops)
@@ -140,7 +150,7 @@ class GaussNewton:
         Tensor of shape (n,)
         """
         result = v * (1 / self.C + self.damping)
-        for start in range(0, len(self._images), self._batch_size):
+        for start in range(0, self._n_images, self._batch_size):
             linear = self._kept.get(start) or self._linearize(start)
             q = self.loss.hessian_product(linear.outputs.to(v.dtype), linear.jvp(v).to(v.dtype))
             if self._weight is not None:

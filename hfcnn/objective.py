@@ -19,7 +19,7 @@ from hfcnn.loss import Loss, get_loss
 from hfcnn.network import ConvLayer, Network
 from hfcnn.ops import dense_forward
 
-__all__ = ["Evaluation", "Objective", "Passes", "forward", "outputs", "take"]
+__all__ = ["Evaluation", "Indices", "Objective", "Passes", "forward", "outputs", "take"]
 
 Indices: TypeAlias = "NDArray[np.int64] | slice"
 
