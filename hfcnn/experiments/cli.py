@@ -198,5 +198,16 @@ def report(
             console.print(str(path), highlight=False, soft_wrap=True)
 
 
+@app.command()
+def section5(
+    output: Annotated[Path, typer.Option(help="Folder of the page.")] = CELLS.parent,
+) -> None:
+    """Compare the bytes and operations that Section 5 and hfcnn.cost predict with what torch counts."""
+    from hfcnn.experiments.report import write_page
+    from hfcnn.experiments.section5 import page
+
+    Console().print(str(write_page(page(output), output)), highlight=False, soft_wrap=True)
+
+
 def _split(names: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in names.split(","))

@@ -13,11 +13,12 @@ from hfcnn.experiments.figure3 import Curve
 from hfcnn.experiments.markdown import images
 from hfcnn.experiments.paper import title
 from hfcnn.experiments.record import Record
+from hfcnn.experiments.section5 import Comparison, Prediction
 from hfcnn.experiments.table6 import C_VALUES, LEARNING_RATES, SAMPLING_RATES, Grid
 
-__all__ = ["draw_convergence", "draw_robustness"]
+__all__ = ["draw_convergence", "draw_costs", "draw_robustness"]
 
-BLUE, ORANGE, GREEN, GRAY = "#0072B2", "#D55E00", "#009E73", "#666666"
+BLUE, ORANGE, GREEN, PURPLE, GRAY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#666666"
 
 METHOD_STYLES = {"newton": (BLUE, "o"), "sg": (ORANGE, "s"), "sg-plain": (GREEN, "^")}
 C_STYLES = dict(zip(C_VALUES, ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^")), strict=True))
@@ -67,7 +68,7 @@ def draw_convergence(curves: list[Curve], heading: str, path: Path) -> None:
         ax.set_xscale("log")
         ax.set_xlabel(unit)
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes[1].legend(loc="lower right")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(curves))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
 
@@ -96,6 +97,47 @@ def draw_robustness(grid: Grid, path: Path) -> None:
     figure.legend(handles, labels, loc="outside right center")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
+
+
+def draw_costs(comparisons: dict[str, list[Comparison]], path: Path) -> None:
+    """Draw counted over predicted costs, on a log scale; 1 is a prediction that holds.
+
+    Parameters
+    ----------
+    comparisons : dict of str to list of Comparison
+        By network and image shape.
+    path : Path
+        PNG file.
+    """
+    figure, axes = _figure(
+        "Counted over predicted, for one image: filled hfcnn.cost, open the paper's formulas"
+    )
+    axes[0].set_ylabel("")
+    parts = [item.part for item in next(iter(comparisons.values()))]
+    styles = zip((BLUE, ORANGE, GREEN, PURPLE), "os^D", comparisons.items(), strict=True)
+    for number, (colour, marker, (label, items)) in enumerate(styles):
+        rows = np.arange(len(parts)) + 0.15 * (number - 1.5)
+        style = {"color": colour, "marker": marker, "linestyle": ""}
+        for ax, cost in zip(axes, ("operations", "bytes"), strict=True):
+            ax.plot([_ratio(item, item.ours, cost) for item in items], rows, label=label, **style)
+            ratios = [_ratio(item, item.paper, cost) for item in items]
+            ax.plot(ratios, rows, markerfacecolor="none", **style)
+    for ax, cost in zip(axes, ("operations", "bytes"), strict=True):
+        ax.axvline(1, color=GRAY, linestyle=":")
+        ax.set_xscale("log")
+        ax.set_xticks((0.2, 0.5, 1, 2, 5, 10), ("0.2", "0.5", "1", "2", "5", "10"))
+        ax.set_xlim(0.15, 15)
+        ax.set_xlabel(f"{cost}, counted / predicted")
+    axes[0].set_yticks(range(len(parts)), parts)
+    axes[0].invert_yaxis()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(comparisons))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+
+
+def _ratio(counted: Comparison, predicted: Prediction, cost: str) -> float:
+    """Counted over predicted; NaN, which is not drawn, where there is no prediction."""
+    return float(getattr(counted, cost) / (getattr(predicted, cost) or np.nan))
 
 
 def _draw_grid(

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -225,15 +226,15 @@ class _Display:
             self._progress.reset(self._iterations, total=total, description=name)
         self._progress.update(self._iterations, completed=done)
         if not self._console.is_terminal and done:
-            left = self._seconds_left(total, done)
+            left = timedelta(seconds=round(self._seconds_left(total, done)))
             self._console.print(
                 f"cell {self._cell}/{self._n_cells} {name}: {done}/{total}, f {record.last('f'):.4g}, "
                 f"test {100 * record.last('test_accuracy'):.2f} %, {record.last('seconds'):.0f} s, "
-                f"left {left:.0f} s",
+                f"left {left}",
                 soft_wrap=True,
                 highlight=False,
             )
 
     def _seconds_left(self, total: int, done: int) -> float:
         _, first, start = self._start
-        return (time.monotonic() - start) * (total - done) / (done - first) if done > first else math.nan
+        return (time.monotonic() - start) * (total - done) / max(1, done - first)
