@@ -16,7 +16,7 @@ import torch
 
 from hfcnn import ops
 
-__all__ = ["PRECISIONS", "TORCH", "Backend", "LayerOps", "get_backend"]
+__all__ = ["PRECISIONS", "TORCH", "Backend", "LayerOps", "get_backend", "graph_capture"]
 
 #: Arithmetic of the Gauss-Newton products on float32 data.
 PRECISIONS = ("auto", "ieee", "tf32", "tf32x3", "bf16")
@@ -119,7 +119,7 @@ def get_backend(backend: str = "auto", device: str = "auto", precision: str = "a
     if where.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         raise ValueError(
             'backend="triton" needs a CUDA or ROCm GPU, and torch sees none; use backend="auto", '
-            "or set TRITON_INTERPRET=1 before Python starts to run the kernels, slowly, in Triton's interpreter"
+            "or set TRITON_INTERPRET=1 before Python starts: Triton's interpreter then runs the kernels, slowly"
         )
     try:
         kernels = importlib.import_module("hfcnn.kernels")
@@ -136,3 +136,38 @@ def get_backend(backend: str = "auto", device: str = "auto", precision: str = "a
         LayerOps.of(kernels, precision=strict),
         LayerOps.of(kernels, precision=precision),
     )
+
+
+def graph_capture(
+    device: torch.device, cuda_graph: bool | str = "auto"
+) -> Callable[[Callable[[], None]], Callable[[], None]] | None:
+    """Say how a CG step is captured in a CUDA graph on `device`; None is not at all.
+
+    Parameters
+    ----------
+    device : torch.device
+        Where the step runs.
+    cuda_graph : bool or "auto", default="auto"
+        "auto" captures on a CUDA GPU. What cannot be captured runs as it is.
+
+    Raises
+    ------
+    ValueError
+        If `cuda_graph` is True and the device no CUDA GPU, or it is none of these.
+    """
+    if cuda_graph not in (True, False, "auto"):
+        raise ValueError(f'cuda_graph must be True, False or "auto"; got {cuda_graph!r}')
+    if cuda_graph is True and device.type != "cuda":
+        raise ValueError(f'cuda_graph=True needs a CUDA GPU, and the device is {device}; use "auto"')
+    return _capture if cuda_graph and device.type == "cuda" else None
+
+
+def _capture(step: Callable[[], None]) -> Callable[[], None]:
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph):
+            step()
+    except RuntimeError:  # something in the step waits for the device or allocates outside the graph's pool
+        return step
+    replay: Callable[[], None] = graph.replay
+    return replay

@@ -48,6 +48,7 @@ def conjugate_gradient(
     tol: float = 0.1,
     max_iterations: int = 250,
     update: Callable[..., tuple[Tensor, Tensor]] = cg_update,
+    capture: Callable[[Callable[[], None]], Callable[[], None]] | None = None,
 ) -> CGResult:
     """Solve A x = b for a symmetric positive definite A, from x = 0.
 
@@ -63,6 +64,10 @@ def conjugate_gradient(
         Most products; the paper's value.
     update : callable, default=hfcnn.ops.cg_update
         Takes one step in place; the Triton backend passes its fused kernel.
+    capture : callable or None
+        Turns a step into one that does the same faster, after the first has run as it is. A step works in
+        place on buffers that stay where they are, has static shapes and does not wait for the device, so
+        that it can become a CUDA graph: see `hfcnn.backend.graph_capture`.
 
     Returns
     -------
@@ -73,16 +78,27 @@ def conjugate_gradient(
     norm = float(rr) ** 0.5
     if norm == 0:
         return CGResult(x, r, 0, "zero_right_hand_side")
-    for iteration in range(1, max_iterations + 1):
+    # kept to step back to, should a direction turn out to be of no use
+    x_previous, r_previous = torch.zeros_like(x), torch.zeros_like(r)
+    status = rr.new_empty(2)
+
+    def step() -> None:
         Ap = matvec(p)
-        # kept to step back to, should this direction turn out to be of no use
-        x_previous, r_previous = x.clone(), r.clone()
-        rr, curvature = update(x, r, p, Ap, rr)
-        residual_norm, bend = torch.stack((rr, curvature)).tolist()  # the one synchronisation of a step
-        if not (residual_norm < float("inf") and bend > 0):
-            is_finite = abs(bend) < float("inf") and (bend <= 0 or residual_norm < float("inf"))
+        x_previous.copy_(x)
+        r_previous.copy_(r)
+        rr_next, curvature = update(x, r, p, Ap, rr)
+        rr.copy_(rr_next)
+        status.copy_(torch.stack((rr_next, curvature)))
+
+    for iteration in range(1, max_iterations + 1):
+        if iteration == 2 and capture is not None:
+            step = capture(step)
+        step()
+        squared_norm, curvature = status.tolist()  # the one synchronisation of a step
+        if not (squared_norm < float("inf") and curvature > 0):
+            is_finite = abs(curvature) < float("inf") and (curvature <= 0 or squared_norm < float("inf"))
             stop: StopReason = "not_positive_definite" if is_finite else "not_finite"
             return CGResult(x_previous, r_previous, iteration, stop)
-        if residual_norm**0.5 <= tol * norm:
+        if squared_norm**0.5 <= tol * norm:
             return CGResult(x, r, iteration, "tolerance")
     return CGResult(x, r, max_iterations, "max_iterations")

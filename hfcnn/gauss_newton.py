@@ -129,6 +129,11 @@ class GaussNewton:
             if start + self._batch_size <= n_kept or n_images <= n_kept:
                 self._kept[start] = self._linearize(start)
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether every batch's linearisation is kept, so that a product reads no images."""
+        return len(self._kept) == len(range(0, self._n_images, self._batch_size))
+
     def _linearize(self, start: int) -> Linear:
         index: Indices = slice(start, min(start + self._batch_size, self._n_images))
         if self._indices is not None:

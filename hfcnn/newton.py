@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from hfcnn.backend import graph_capture
 from hfcnn.conjugate_gradient import conjugate_gradient
 from hfcnn.damping import DampingRule
 from hfcnn.gauss_newton import EXPECTED_PRODUCTS, GaussNewton
@@ -55,6 +56,8 @@ class NewtonOptions:
         Form of the Gauss-Newton product.
     memory : int or "auto"
         Bytes for linearisations kept between products.
+    cuda_graph : bool or "auto"
+        Whether a CG step is captured in a CUDA graph: see `hfcnn.backend.graph_capture`.
     seed : int
         Seed of the subsampling.
     """
@@ -71,6 +74,7 @@ class NewtonOptions:
     max_trials: int = 20
     gauss_newton: str = "auto"
     memory: int | str = "auto"
+    cuda_graph: bool | str = "auto"
     seed: int = 0
 
 
@@ -250,6 +254,7 @@ def _iterate(
         tol=options.cg_tol,
         max_iterations=options.cg_max_iter,
         update=objective.backend.product_ops.cg_update,
+        capture=graph_capture(objective.backend.device, options.cuda_graph) if matrix.is_kept else None,
     )
     form = matrix.form
     del matrix  # what it keeps is not needed beside a full pass

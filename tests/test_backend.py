@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hfcnn import ops
-from hfcnn.backend import PRECISIONS, TORCH, LayerOps, get_backend
+from hfcnn.backend import PRECISIONS, TORCH, LayerOps, get_backend, graph_capture
 
 
 def test_fresh_interpreter_loads_no_kernels_and_wakes_no_gpu():
@@ -114,3 +114,32 @@ def test_missing_package_says_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib, "import_module", no_triton)
     with pytest.raises(ValueError, match="needs the package 'triton'; install it with: pip install triton"):
         get_backend("triton", "cpu")
+
+
+def test_graph_capture_is_for_cuda_only():
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert graph_capture(cpu) is None
+    assert graph_capture(cpu, False) is None
+    assert graph_capture(gpu, False) is None
+    assert graph_capture(gpu) is not None
+    with pytest.raises(ValueError, match="needs a CUDA GPU"):
+        graph_capture(cpu, True)
+    with pytest.raises(ValueError, match="cuda_graph must be"):
+        graph_capture(cpu, "yes")
+
+
+def test_a_step_that_cannot_be_captured_runs_as_it_is(monkeypatch):
+    class Graph:
+        def replay(self):
+            raise AssertionError("nothing was captured")
+
+    def graph(_):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    capture = graph_capture(torch.device("cuda"))
+    calls = []
+    assert capture is not None
+    capture(lambda: calls.append(1))()
+    assert calls == [1]

@@ -162,3 +162,19 @@ def test_curvature_along_the_solution_costs_no_product(damping):
     assert 0 < result.residual.norm() <= 0.1 * gradient.norm()
     curvature = -gradient @ d - result.residual @ d - damping * d @ d
     dense.assert_close(curvature, d @ (plain @ d))
+
+
+def test_captured_steps_work_on_the_same_buffers():
+    """A captured step is replayed with no arguments; only the buffers it closed over carry the iteration."""
+    A, b = spd(5, seed=3)
+    captured = []
+
+    def capture(step):
+        captured.append(step)
+        return step
+
+    plain = conjugate_gradient(lambda v: A @ v, b, tol=1e-12)
+    replayed = conjugate_gradient(lambda v: A @ v, b, tol=1e-12, capture=capture)
+    assert len(captured) == 1
+    assert torch.equal(plain.x, replayed.x)
+    assert plain.n_iterations == replayed.n_iterations > 2
