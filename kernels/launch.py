@@ -107,6 +107,8 @@ class Launch:
 
     def run(self, *arguments: Tensor | int) -> None:
         """Launch on the arguments of `signature`, in order, on the device of the first."""
+        if 0 in self.grid:
+            return
         first = arguments[0]
         assert isinstance(first, Tensor)
         with torch.cuda.device(first.device) if first.is_cuda else contextlib.nullcontext():
@@ -172,11 +174,6 @@ class Request:
     def item_size(self) -> int:
         """Bytes an element."""
         return ITEM_SIZES[self.dtype]
-
-    @property
-    def accumulator(self) -> str:
-        """Type of sums."""
-        return "fp64" if self.dtype == "fp64" else "fp32"
 
 
 Planner = Callable[[Request], list[Launch]]
@@ -257,6 +254,21 @@ def launches(
 @lru_cache(maxsize=4096)
 def _launches(op: str, *request: Any) -> tuple[Launch, ...]:
     return tuple(_PLANNERS[op](Request(*request)))
+
+
+def plan(
+    op: str,
+    layer: ConvLayer | None,
+    like: Tensor,
+    n_images: int,
+    precision: str = "tf32",
+    *,
+    n_outputs: int = 1,
+    is_first: bool = False,
+) -> tuple[Launch, ...]:
+    """List the launches of an op on tensors of the dtype and device of `like`."""
+    target = current_target(like)
+    return _launches(op, layer, n_images, DTYPES[like.dtype], precision, target, n_outputs, is_first)
 
 
 def current_target(tensor: Tensor) -> Target:

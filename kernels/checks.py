@@ -1,0 +1,92 @@
+"""Checks of a launch wrapper's arguments: shape, dtype, device and contiguity, by name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .launch import DTYPES, PRECISIONS
+
+if TYPE_CHECKING:
+    from hfcnn.network import ConvLayer
+
+__all__ = ["check_cotangent", "check_images", "check_selection", "check_tensors"]
+
+
+def check_tensors(like: Tensor, **tensors: tuple[Tensor, tuple[int, ...]]) -> None:
+    """Check that each tensor is contiguous, of its shape, and of the dtype and device of `like`.
+
+    Raises
+    ------
+    ValueError
+        If one is not; the message names it.
+    """
+    for name, (tensor, shape) in tensors.items():
+        if tuple(tensor.shape) != tuple(shape):
+            raise ValueError(f"{name} must be of shape {tuple(shape)}; got {tuple(tensor.shape)}")
+        if tensor.dtype != like.dtype:
+            raise ValueError(f"{name} must be of type {like.dtype}; got {tensor.dtype}")
+        _check_place(name, tensor, like)
+
+
+def check_selection(selection: Tensor, like: Tensor, shape: tuple[int, ...]) -> None:
+    """Check that a selection is contiguous uint8 codes of `shape` on the device of `like`.
+
+    Raises
+    ------
+    ValueError
+        If it is not.
+    """
+    if not isinstance(selection, Tensor) or selection.dtype != torch.uint8:
+        what = selection.dtype if isinstance(selection, Tensor) else type(selection).__name__
+        raise ValueError(f"selection must be uint8 codes; got {what}")
+    if tuple(selection.shape) != tuple(shape):
+        raise ValueError(f"selection must be of shape {tuple(shape)}; got {tuple(selection.shape)}")
+    _check_place("selection", selection, like)
+
+
+def check_images(z: Tensor, layer: ConvLayer, precision: str, name: str = "z") -> int:
+    """Check the images (N, H, W, C) of a layer and the precision; return N.
+
+    Raises
+    ------
+    ValueError
+        If they are not as they must be.
+    """
+    _check_types(name, z, precision)
+    if z.dim() != 4 or tuple(z.shape[1:]) != layer.input_shape:
+        raise ValueError(f"{name} must be of shape (N, {str(layer.input_shape)[1:]}; got {tuple(z.shape)}")
+    _check_place(name, z, z)
+    return len(z)
+
+
+def check_cotangent(g: Tensor, layer: ConvLayer, precision: str) -> tuple[int, ...]:
+    """Check cotangents (N, Hp, Wp, O) or (N, K, Hp, Wp, O) and the precision; return (N,) or (N, K).
+
+    Raises
+    ------
+    ValueError
+        If they are not as they must be.
+    """
+    _check_types("g", g, precision)
+    if g.dim() not in (4, 5) or tuple(g.shape[-3:]) != layer.output_shape:
+        tail = str(layer.output_shape)[1:]
+        raise ValueError(f"g must be of shape (N, {tail} or (N, K, {tail}; got {tuple(g.shape)}")
+    _check_place("g", g, g)
+    return tuple(g.shape[:-3])
+
+
+def _check_types(name: str, tensor: Tensor, precision: str) -> None:
+    if tensor.dtype not in DTYPES:
+        raise ValueError(f"{name} must be of type {', '.join(map(str, DTYPES))}; got {tensor.dtype}")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; got {precision!r}")
+
+
+def _check_place(name: str, tensor: Tensor, like: Tensor) -> None:
+    if tensor.device != like.device:
+        raise ValueError(f"{name} must be on {like.device}; got {tensor.device}")
+    if not tensor.is_contiguous():
+        raise ValueError(f"{name} must be contiguous; its strides are {tensor.stride()}")

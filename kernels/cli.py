@@ -1,0 +1,131 @@
+"""The commands ``hfcnn kernels report``, ``benchmark`` and ``tune``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="kernels",
+    help="Compile, time and tune the Triton kernels.",
+    no_args_is_help=True,
+    add_completion=False,
+)
+
+#: Width of tables where the output is no terminal.
+WIDTH = 200
+
+Names = Optional[list[str]]  # noqa: UP045 - typer reads it at run time
+
+
+def _console() -> Console:
+    return Console() if sys.stdout.isatty() else Console(width=WIDTH)
+
+
+@app.command()
+def report(
+    target: Annotated[Names, typer.Option(help="sm_80, sm_90, sm_100 or gfx942; all by default.")] = None,
+    network: Annotated[Names, typer.Option(help="cnn3 or cnn5; both by default.")] = None,
+    op: Annotated[Names, typer.Option(help="An operation, such as conv_jvp; all by default.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A sample: minutes instead of an hour.")] = False,
+    summary: Annotated[bool, typer.Option("--summary", help="Print the worst of each kernel only.")] = False,
+    json: Annotated[Optional[Path], typer.Option(help="Write all figures here as JSON.")] = None,  # noqa: UP045
+    markdown: Annotated[Optional[Path], typer.Option(help="Write the tables here.")] = None,  # noqa: UP045
+    cache: Annotated[Optional[Path], typer.Option(help="Folder of compiled results.")] = None,  # noqa: UP045
+    jobs: Annotated[Optional[int], typer.Option(help="Processes; one a core by default.")] = None,  # noqa: UP045
+) -> None:
+    """Compile every kernel at every shape of the presets for real GPUs; no GPU is needed.
+
+    Ends with status 1 if a kernel spills more than 64 bytes a thread, needs more shared memory than the
+    target has, does not compile, or has a tf32 dot that does not reach the matrix units.
+    """
+    from . import report_tables
+    from .compile_report import report as compile_all
+    from .report_cases import cases, quick_cases
+
+    console = _console()
+    try:
+        chosen = {"networks": network, "targets": target, "ops": op}
+        selected = cases(**{name: tuple(value) for name, value in chosen.items() if value})
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    if quick:
+        sample = set(quick_cases())
+        selected = [case for case in selected if case in sample] if any(chosen.values()) else quick_cases()
+    with _progress(console) as progress:
+        task = progress.add_task("compiling", total=None)
+        rows = compile_all(
+            selected,
+            cache=cache,
+            jobs=jobs,
+            on_progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    for name in () if summary else dict.fromkeys(row.case.target for row in rows):
+        console.print(report_tables.table([row for row in rows if row.case.target == name], name))
+    console.print(report_tables.summary_table(rows))
+    if json:
+        json.write_text(report_tables.as_json(rows))
+    if markdown:
+        markdown.write_text(report_tables.as_markdown(rows))
+    failed = [row for row in rows if row.faults]
+    console.print(f"{len(rows)} launches, {len(failed)} failed")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _progress(console: Console) -> Progress:
+    # to the error stream, so that a table can be piped
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=Console(stderr=True), transient=True)
+
+
+@app.command()
+def benchmark(
+    network: Annotated[Names, typer.Option(help="cnn3 or cnn5.")] = None,
+    op: Annotated[Names, typer.Option(help="An operation, such as conv_jvp; all by default.")] = None,
+    images: Annotated[Optional[int], typer.Option(help="Images a call.")] = None,  # noqa: UP045
+    precision: Annotated[str, typer.Option(help="tf32, tf32x3 or ieee.")] = "tf32",
+    compile: Annotated[Optional[bool], typer.Option(help="Time torch.compile; on a GPU.")] = None,  # noqa: UP045
+    whole: Annotated[bool, typer.Option(help="Time whole products and Newton iterations too.")] = True,
+    json: Annotated[Optional[Path], typer.Option(help="Write all figures here as JSON.")] = None,  # noqa: UP045
+    plot: Annotated[Optional[Path], typer.Option(help="Draw a roofline plot here.")] = None,  # noqa: UP045
+) -> None:
+    """Time the kernels against torch, torch.func and torch.compile, each after a check against float64.
+
+    Without a GPU, torch's implementations run on the CPU, small, in the same columns. Ends with status 1
+    if a kernel differs from the truth; it is then not timed.
+    """
+    from . import benchmark_tables as tables
+    from .benchmark import measure, settings_here
+
+    console = _console()
+    try:
+        settings = settings_here(
+            networks=network, ops=op, n_images=images, precision=precision, compiles=compile
+        )
+        measurements = []
+        with _progress(console) as progress:
+            task = progress.add_task("measuring", total=None)
+            for one in measure(settings, whole=whole):
+                measurements.append(one)
+                progress.advance(task)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    console.print(tables.table(measurements, settings))
+    for one in measurements:
+        for name, text in one.notes.items():
+            console.print(f"{one.what}, {one.layer}, {name}: {text}", style="yellow", markup=False)
+    console.print(tables.note(settings))
+    if json:
+        json.write_text(tables.as_json(measurements, settings))
+    if plot:
+        tables.plot(measurements, settings, plot)
+    if any("triton" in one.notes or "torch" in one.notes for one in measurements):
+        raise typer.Exit(1)

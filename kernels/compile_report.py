@@ -1,0 +1,238 @@
+"""Compile every kernel at every shape of the preset networks for real GPUs, on a machine without one.
+
+What the interpreter cannot show: registers, spills, shared memory, and whether a dot reached the matrix
+units. Beside them stand the bytes and operations counted from the shape, and the least time they take.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import triton
+
+from .launch import TARGETS, Launch
+from .machine_code import MachineCode, compile_launch, compiler_environment
+from .report_cases import Case
+from .roofline import Resources, gpu_of_arch, occupancy, roofline
+
+__all__ = ["MAX_SPILL", "Row", "default_cache", "faults", "report"]
+
+#: Bytes of stack a thread above which a kernel fails. A few words outside the loop cost nothing; the least
+#: spill in a hot loop that was seen is 96.
+MAX_SPILL = 64
+#: Raise it when `MachineCode` or how it is read changes: cached results are then dropped.
+CACHE_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Row:
+    """One launch of a case, compiled.
+
+    Attributes
+    ----------
+    case : Case
+    kernel : str
+        Name of the kernel.
+    programs : int
+        Programs of the launch.
+    num_warps, num_stages : int
+        As launched.
+    flops, bytes_moved, bytes_unfused : int
+        Counted from the shape: see `hfcnn.kernels.launch.Launch`.
+    code : MachineCode
+        What the compiler made of it.
+    occupancy : float
+        Resident warps over the most possible, estimated.
+    roofline : float
+        Least seconds on the target's GPU.
+    bound : str
+        What bounds it: "memory" or "arithmetic".
+    faults : tuple of str
+        What fails it; empty if nothing.
+    """
+
+    case: Case
+    kernel: str
+    programs: int
+    num_warps: int
+    num_stages: int
+    flops: int
+    bytes_moved: int
+    bytes_unfused: int
+    code: MachineCode
+    occupancy: float
+    roofline: float
+    bound: str
+    faults: tuple[str, ...]
+
+
+def default_cache() -> Path:
+    """Folder for results: ``hfcnn/compile-report`` in the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base, "hfcnn", "compile-report")
+
+
+def faults(target: str, code: MachineCode) -> tuple[str, ...]:
+    """List what fails a kernel on a target: an error, spills, shared memory, or a dot off the matrix units."""
+    if code.error:
+        return (code.error,)
+    gpu = gpu_of_arch(target)
+    found = []
+    if code.spilled > MAX_SPILL:
+        found.append(f"spills {code.spilled} bytes")
+    if code.shared > gpu.shared_per_block:
+        found.append(f"{code.shared} bytes of shared memory, over {gpu.shared_per_block}")
+    if any(precision.startswith("tf32") for precision in code.dots) and not code.matrix:
+        found.append("tf32 dot without matrix instructions")
+    return tuple(found)
+
+
+def report(
+    selected: Iterable[Case],
+    *,
+    cache: Path | None = None,
+    jobs: int | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Row]:
+    """Compile the cases' launches, each specialisation once, in parallel processes.
+
+    Parameters
+    ----------
+    selected : iterable of Case
+        What to compile.
+    cache : Path or None
+        Folder of results; None is `default_cache()`.
+    jobs : int or None
+        Processes; None is one a core.
+    on_progress : callable
+        Called with how many specialisations are done, and how many there are to compile.
+
+    Returns
+    -------
+    list of Row
+        A row a launch, in the cases' order.
+    """
+    folder = cache or default_cache()
+    folder.mkdir(parents=True, exist_ok=True)
+    planned = [(case, index, launch) for case in selected for index, launch in enumerate(case.launches())]
+    keys = [_key(launch, case.target) for case, _, launch in planned]
+    results = {key: code for key in keys if (code := _read(folder / f"{key}.json"))}
+    missing = {
+        key: (case, index) for key, (case, index, _) in zip(keys, planned, strict=True) if key not in results
+    }
+    on_progress(0, len(missing))
+    for done, (key, code) in enumerate(_compile_all(missing, jobs or os.cpu_count() or 1), start=1):
+        results[key] = code
+        if not code.error:
+            (folder / f"{key}.json").write_text(json.dumps(asdict(code)))
+        on_progress(done, len(missing))
+    return [_row(case, launch, results[key]) for key, (case, _, launch) in zip(keys, planned, strict=True)]
+
+
+def _row(case: Case, launch: Launch, code: MachineCode) -> Row:
+    gpu = gpu_of_arch(case.target)
+    precision = next(iter(code.dots), case.precision)
+    n_bytes = launch.bytes_read + launch.bytes_written
+    roof = roofline(gpu, launch.flops, n_bytes, precision)
+    programs = 1
+    for length in launch.grid:
+        programs *= length
+    return Row(
+        case=case,
+        kernel=launch.kernel.__name__.strip("_").removesuffix("_kernel"),
+        programs=programs,
+        num_warps=launch.num_warps,
+        num_stages=launch.num_stages,
+        flops=launch.flops,
+        bytes_moved=n_bytes,
+        bytes_unfused=launch.bytes_unfused,
+        code=code,
+        occupancy=occupancy(gpu, Resources(code.registers, code.shared, launch.num_warps)),
+        roofline=roof.seconds,
+        bound=roof.bound,
+        faults=faults(case.target, code),
+    )
+
+
+def _compile_all(missing: dict[str, tuple[Case, int]], jobs: int) -> Iterator[tuple[str, MachineCode]]:
+    """Compile in `jobs` processes; a specialisation that kills its process is tried alone, then given up."""
+    left = dict(missing)
+    with compiler_environment():
+        for alone in (False, True):
+            while left:
+                batch = dict([next(iter(left.items()))]) if alone else dict(left)
+                try:
+                    for key, code in _compile_batch(batch, min(jobs, len(batch))):
+                        del left[key]
+                        yield key, code
+                except BrokenProcessPool:
+                    if not alone:
+                        break
+                    key = next(iter(batch))
+                    del left[key]
+                    yield key, MachineCode(error="the compiler ended its process")
+
+
+def _compile_batch(batch: dict[str, tuple[Case, int]], jobs: int) -> Iterator[tuple[str, MachineCode]]:
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        futures = {pool.submit(_compile_one, *job): key for key, job in batch.items()}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+
+
+def _compile_one(case: Case, index: int) -> MachineCode:
+    return compile_launch(case.launches()[index], TARGETS[case.target])
+
+
+def _key(launch: Launch, target: str) -> str:
+    """Hash of all that the machine code depends on."""
+    parts = (
+        CACHE_FORMAT,
+        triton.__version__,
+        target,
+        launch.kernel.__name__,
+        _source_hash(launch.kernel.fn.__module__),
+        list(launch.signature.items()),
+        sorted((name, repr(value)) for name, value in launch.constexprs.items()),
+        sorted((name, repr(value)) for name, value in launch.compile_options().items()),
+    )
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+@lru_cache
+def _source_hash(module: str) -> str:
+    """Hash of a module's file and of the files that it takes device functions from."""
+    files = set()
+    names = {module}
+    for name in (module, *(_module_of(value) for value in vars(sys.modules[module]).values())):
+        names.add(name or module)
+    for name in names:
+        files.add(sys.modules[name].__file__ or "")
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        digest.update(Path(file).read_bytes())
+    return digest.hexdigest()
+
+
+def _module_of(value: Any) -> str | None:
+    """Module of a Triton function, by the Python function inside; None for anything else."""
+    function = getattr(value, "fn", None)
+    return function.__module__ if callable(function) and hasattr(value, "arg_names") else None
+
+
+def _read(file: Path) -> MachineCode | None:
+    try:
+        return MachineCode(**json.loads(file.read_text()))
+    except (OSError, ValueError, TypeError):
+        return None

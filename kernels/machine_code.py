@@ -1,0 +1,213 @@
+"""Compile one launch for a GPU that need not be there, and read what the compiler made of it.
+
+Triton, and the disassemblers inside its package, need no GPU to compile for one. A process whose Triton
+was imported under TRITON_INTERPRET cannot compile; `compiler_environment` is for starting one that can.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .launch import Launch, Target
+
+__all__ = ["MachineCode", "compile_launch", "compiler_environment", "inspect_amdgcn", "inspect_cubin"]
+
+#: Matrix instructions in NVIDIA's machine code: Ampere's, Hopper's and Blackwell's; DMMA is float64's.
+SASS_MATRIX = re.compile(r"\b(UTC\w*MMA|HGMMA|HMMA|DMMA)[\w.]*")
+#: AMD's matrix instructions; the operand type is the last part.
+AMDGCN_MATRIX = re.compile(r"\bv_s?mfma_\w+")
+#: Where the AMD back end of Triton 3.4 looks for a linker. Machine code is read before linking.
+LINKER_VARIABLE = "TRITON_HIP_LLD_PATH"
+LINKER = '#!/bin/sh\n[ "$1" = --version ] && echo none && exit\ncp "$4" "$6"\n'
+
+
+@dataclass(frozen=True)
+class MachineCode:
+    """What the compiler made of one launch.
+
+    Attributes
+    ----------
+    registers : int
+        Registers a thread; accumulation registers included on AMD.
+    spilled : int
+        Bytes of stack a thread, which is where spilled registers go.
+    shared : int
+        Bytes of shared memory a program.
+    matrix : mapping of str to int
+        Matrix instructions found, and how many.
+    dots : mapping of str to int
+        `tl.dot`s in Triton's intermediate code by precision: "tf32", "tf32x3" or "ieee".
+    seconds : float
+        Time to compile.
+    error : str
+        Why it did not compile; empty if it did.
+    """
+
+    registers: int = 0
+    spilled: int = 0
+    shared: int = 0
+    matrix: Mapping[str, int] = field(default_factory=dict)
+    dots: Mapping[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    error: str = ""
+
+
+@contextlib.contextmanager
+def compiler_environment() -> Iterator[None]:
+    """Set the environment in which child processes can compile, for the length of a ``with`` block.
+
+    Unsets TRITON_INTERPRET, gives Triton a cache of its own that is removed afterwards, and stands in for
+    the linker where there is none.
+    """
+    with tempfile.TemporaryDirectory(prefix="hfcnn-report-") as folder:
+        linker = Path(folder, "ld.lld")
+        linker.write_text(LINKER)
+        linker.chmod(0o755)
+        new: dict[str, str | None] = {"TRITON_INTERPRET": None, "TRITON_CACHE_DIR": folder}
+        if LINKER_VARIABLE not in os.environ:
+            new[LINKER_VARIABLE] = str(linker)
+        old = {name: os.environ.get(name) for name in new}
+        _set_environment(new)
+        try:
+            yield
+        finally:
+            _set_environment(old)
+
+
+def _set_environment(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+def compile_launch(launch: Launch, target: Target) -> MachineCode:
+    """Compile a launch, specialised as the real launch on aligned tensors would be.
+
+    Parameters
+    ----------
+    launch : Launch
+        One of `hfcnn.kernels.launch.launches`, in a process without TRITON_INTERPRET.
+    target : Target
+        What it was planned for.
+
+    Returns
+    -------
+    MachineCode
+        With `error` set where the compiler refuses.
+    """
+    start = time.perf_counter()
+    try:
+        compiled = _compile(launch, target)
+    except Exception as error:  # whatever a compiler raises is a finding, not a failure of the report
+        return MachineCode(error=_reason(error), seconds=time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    shared, asm = int(compiled.metadata.shared), compiled.asm
+    dots = count_dots(asm["ttir"])
+    if "cubin" in asm:
+        return inspect_cubin(asm["cubin"], shared=shared, dots=dots, seconds=seconds)
+    return inspect_amdgcn(asm["amdgcn"], shared=shared, dots=dots, seconds=seconds)
+
+
+def _compile(launch: Launch, target: Target) -> Any:
+    """Triton's compiled kernel: the one place that knows how its versions take sources."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+
+    source = launch.source()
+    if target.backend == "hip":
+        # as launched on tensors below 2 GiB, which lets the compiler use buffer instructions
+        source.attrs = {key: [*value, ["tt.pointer_range", 32]] for key, value in source.attrs.items()}
+    where = GPUTarget(target.backend, target.arch, target.warp_size)
+    return triton.compile(source, target=where, options=launch.compile_options())
+
+
+def _reason(error: Exception) -> str:
+    """Last line of an error's text that says something, and its type."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip(" ^\t")]
+    causes = [error.__cause__] if error.__cause__ else []
+    return f"{type(error).__name__}: {'; '.join([*lines[-1:], *map(str, causes)])}"[:300]
+
+
+def count_dots(ttir: str) -> Counter[str]:
+    """Count the `tl.dot`s of Triton's intermediate code by their precision."""
+    dots = re.findall(r"\btt\.dot\b([^:\n]*)", ttir)
+    precisions = (re.search(r"inputPrecision = (\w+)", dot) for dot in dots)
+    return Counter(match[1] if match else "ieee" for match in precisions)
+
+
+def inspect_cubin(cubin: bytes, *, shared: int, dots: Mapping[str, int], seconds: float) -> MachineCode:
+    """Read registers and stack with cuobjdump, and matrix instructions with nvdisasm.
+
+    Parameters
+    ----------
+    cubin : bytes
+        NVIDIA machine code of one kernel.
+    shared, dots, seconds
+        What is known already: see `MachineCode`.
+    """
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        usage = _run_tool("cuobjdump", "--dump-resource-usage", file.name)
+        sass = _run_tool("nvdisasm", "-c", file.name)
+    registers, stack, static = (_integer(rf"\b{name}:(\d+)", usage) for name in ("REG", "STACK", "SHARED"))
+    matrix = Counter(_short_name(match[0]) for match in SASS_MATRIX.finditer(sass))
+    # the system's own 1 KiB is among cuobjdump's static bytes where Triton's are dynamic
+    return MachineCode(registers, stack, max(shared, static), dict(matrix), dict(dots), seconds)
+
+
+def inspect_amdgcn(amdgcn: str, *, shared: int, dots: Mapping[str, int], seconds: float) -> MachineCode:
+    """Read registers, stack and matrix instructions from AMD's assembly.
+
+    Parameters
+    ----------
+    amdgcn : str
+        AMD assembly of one kernel, with its metadata.
+    shared, dots, seconds
+        What is known already: see `MachineCode`.
+    """
+    registers, scratch, spills, lds = (
+        _integer(rf"\.{name}:\s*(\d+)", amdgcn)
+        for name in (
+            "vgpr_count",
+            "private_segment_fixed_size",
+            "vgpr_spill_count",
+            "group_segment_fixed_size",
+        )
+    )
+    matrix = Counter(match[0].removeprefix("v_") for match in AMDGCN_MATRIX.finditer(amdgcn))
+    spilled = max(scratch, 4 * spills)
+    return MachineCode(registers, spilled, max(shared, lds), dict(matrix), dict(dots), seconds)
+
+
+def _run_tool(name: str, *arguments: str) -> str:
+    """Output of one of NVIDIA's tools inside the Triton package."""
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
+    result = subprocess.run([str(tool), *arguments], capture_output=True, text=True, check=True)
+    return result.stdout
+
+
+def _integer(pattern: str, text: str) -> int:
+    match = re.search(pattern, text)
+    return int(match[1]) if match else 0
+
+
+def _short_name(instruction: str) -> str:
+    """HGMMA.64x64x8.F32.TF32 to HGMMA.TF32: which unit, and the type of its operands."""
+    head, *rest = instruction.split(".")
+    return ".".join([head, *(part for part in rest[-1:] if part in ("TF32", "BF16"))])

@@ -1,0 +1,144 @@
+"""What a compile report covers: every op at every convolutional layer of the preset networks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from .launch import TARGETS, Launch, launches
+
+if TYPE_CHECKING:
+    from hfcnn.network import ConvLayer
+
+__all__ = ["IMAGES", "Case", "cases", "quick_cases"]
+
+#: Data sets by the shape of an image: MNIST's, and that of CIFAR10 and SVHN.
+IMAGES = {"MNIST": (28, 28, 1), "CIFAR10": (32, 32, 3)}
+N_OUTPUTS = 10
+#: Images a launch. It changes the counts in proportion and no machine code.
+N_IMAGES = 1024
+#: Precisions in which `fit` uses an op by default: tf32 in products, tf32x3 in the objective and gradient.
+USES = {
+    "conv_forward": ("tf32", "tf32x3"),
+    "conv_value": ("tf32x3",),
+    "conv_jvp": ("tf32",),
+    "conv_vjp_input": ("tf32", "tf32x3"),
+    "conv_vjp_weight": ("tf32", "tf32x3"),
+    "jacobian_jvp": ("tf32",),
+    "jacobian_vjp": ("tf32",),
+    "cg_update": ("tf32",),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """An op at a shape, for a target.
+
+    Attributes
+    ----------
+    op : str
+        One of `hfcnn.kernels.launch.OPS`.
+    layer : ConvLayer or None
+        The layer; None for `cg_update`.
+    n_images : int
+        Images; for `cg_update` the length of the vectors.
+    target : str
+        One of `hfcnn.kernels.launch.TARGETS`.
+    precision : str
+        Arithmetic asked for; a target may not have it (see `Row.precision`).
+    n_outputs : int
+        Cotangents an image.
+    is_first : bool
+        Whether the layer is the network's first.
+    where : tuple of str
+        Networks and layers that have this shape, such as "cnn3 MNIST 2".
+    """
+
+    op: str
+    layer: ConvLayer | None
+    n_images: int
+    target: str
+    precision: str = "tf32"
+    n_outputs: int = 1
+    is_first: bool = False
+    where: tuple[str, ...] = ()
+
+    def launches(self) -> list[Launch]:
+        """List the launches of the op."""
+        return launches(
+            self.op,
+            self.layer,
+            self.n_images,
+            precision=self.precision,
+            target=TARGETS[self.target],
+            n_outputs=self.n_outputs,
+            is_first=self.is_first,
+        )
+
+
+def cases(
+    networks: Sequence[str] = ("cnn3", "cnn5"),
+    targets: Sequence[str] = tuple(TARGETS),
+    ops: Sequence[str] = tuple(USES),
+    images: Sequence[str] = tuple(IMAGES),
+) -> list[Case]:
+    """List every op at every shape of the networks; shapes that networks share come once.
+
+    Raises
+    ------
+    ValueError
+        If a network, a target or an op is unknown.
+    """
+    from hfcnn.network import PRESETS
+
+    for what, asked, known in (
+        ("network", networks, PRESETS),
+        ("target", targets, TARGETS),
+        ("op", ops, USES),
+    ):
+        for name in asked:
+            if name not in known:
+                raise ValueError(f"{what} must be one of {', '.join(known)}; got {name!r}")
+    found: dict[Case, list[str]] = {}
+    for target in targets:
+        for op in ops:
+            for case, where in _shapes(op, networks, images):
+                found.setdefault(replace(case, target=target), []).append(where)
+    return [replace(case, where=tuple(where)) for case, where in found.items()]
+
+
+def _shapes(op: str, networks: Sequence[str], images: Sequence[str]) -> Iterator[tuple[Case, str]]:
+    from hfcnn.network import ConvLayer, Network
+
+    for precision in USES[op]:
+        for name in networks:
+            for data in images:
+                network = Network.preset(name, IMAGES[data], N_OUTPUTS)
+                if op == "cg_update":
+                    yield Case(op, None, network.n_parameters, "", precision), f"{name} {data}"
+                    continue
+                for number, layer in enumerate(network.layers, start=1):
+                    if not isinstance(layer, ConvLayer) or (op == "conv_vjp_input" and number == 1):
+                        continue
+                    where = f"{name} {data} {number}"
+                    for k in _cotangents(op, precision):
+                        yield Case(op, layer, N_IMAGES, "", precision, k, number == 1), where
+
+
+def _cotangents(op: str, precision: str) -> tuple[int, ...]:
+    """Cotangents an image: K in the stored Jacobian, which `conv_vjp_input` also sets up."""
+    if op.startswith("jacobian"):
+        return (N_OUTPUTS,)
+    return (1, N_OUTPUTS) if op == "conv_vjp_input" and precision == "tf32" else (1,)
+
+
+def quick_cases(targets: Sequence[str] = tuple(TARGETS)) -> list[Case]:
+    """List a sample: every op at the middle layer of cnn3 on MNIST for sm_90, two ops for other targets."""
+    sample = []
+    for case in cases(("cnn3",), targets, images=("MNIST",)):
+        is_middle = case.layer is None or case.where == ("cnn3 MNIST 2",)
+        if is_middle and case.precision == "tf32" and case.n_outputs == (10 if "jac" in case.op else 1):
+            if case.target == "sm_90" or case.op in ("conv_jvp", "conv_vjp_weight"):
+                sample.append(case)
+    return sample

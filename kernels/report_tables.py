@@ -1,0 +1,148 @@
+"""Show a compile report: on the terminal, as Markdown, as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import triton
+
+from .compile_report import MAX_SPILL, Row
+from .report_cases import N_IMAGES
+from .roofline import gpu_of_arch
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["as_json", "as_markdown", "summary_table", "table"]
+
+COLUMNS = (
+    "layer", "op", "kernel", "precision", "warps", "registers", "spilled B", "shared KiB", "occupancy %",
+    "matrix instructions", "MFLOP", "MB", "unfused MB", "roofline us", "",
+)  # fmt: skip
+SUMMARY_COLUMNS = (
+    "target", "kernels", "precision", "registers", "spilled B", "shared KiB", "occupancy %",
+    "matrix instructions", "failed",
+)  # fmt: skip
+
+
+def table(rows: Iterable[Row], title: str) -> Table:
+    """Build a rich table of one target's rows."""
+    return _rich(title, COLUMNS, [_cells(row) for row in rows], left=("layer", "op", "kernel"))
+
+
+def summary_table(rows: Sequence[Row]) -> Table:
+    """Build a rich table with the worst of each kernel on each target."""
+    return _rich("Worst of each kernel", SUMMARY_COLUMNS, _summary(rows), left=("target", "kernels"))
+
+
+def as_markdown(rows: Sequence[Row]) -> str:
+    """Summary and one table a target, as Markdown."""
+    parts = [
+        "# Compile report",
+        f"Written by `hfcnn kernels report --markdown`, Triton {triton.__version__}; "
+        f"{N_IMAGES:,} images a launch. No GPU took part. Roofline times are bounds from published peaks, "
+        "not measurements. Failing is: spilling more than "
+        f"{MAX_SPILL} bytes a thread, more shared memory than the target has, a tf32 dot without matrix "
+        "instructions, or not compiling.",
+        "## Worst of each kernel",
+        _markdown(SUMMARY_COLUMNS, _summary(rows)),
+    ]
+    for target, group in _by_target(rows):
+        gpu = gpu_of_arch(target)
+        parts += [f"## {target} ({gpu.name})", _markdown(COLUMNS, [_cells(row) for row in group])]
+    return "\n\n".join(parts) + "\n"
+
+
+def as_json(rows: Sequence[Row]) -> str:
+    """All there is to know of the rows, as JSON."""
+    return json.dumps({"triton": triton.__version__, "rows": [asdict(row) for row in rows]}, indent=1)
+
+
+def _by_target(rows: Iterable[Row]) -> list[tuple[str, list[Row]]]:
+    return [(target, list(group)) for target, group in groupby(rows, lambda row: row.case.target)]
+
+
+def _cells(row: Row) -> list[str]:
+    case, code = row.case, row.code
+    op = f"{case.op} x{case.n_outputs}" if case.n_outputs > 1 and case.op == "conv_vjp_input" else case.op
+    return [
+        _layer_name(row),
+        op,
+        row.kernel,
+        _precision(row),
+        str(row.num_warps),
+        str(code.registers),
+        str(code.spilled),
+        f"{code.shared / 1024:.0f}",
+        f"{100 * row.occupancy:.0f}",
+        _instructions(code.matrix) or "-",
+        f"{row.flops / 1e6:,.0f}",
+        f"{row.bytes_moved / 1e6:,.1f}",
+        f"{row.bytes_unfused / 1e6:,.1f}" if row.bytes_unfused else "-",
+        f"{1e6 * row.roofline:,.1f} {row.bound[0]}",
+        "; ".join(row.faults) or "ok",
+    ]
+
+
+def _layer_name(row: Row) -> str:
+    layer = row.case.layer
+    if layer is None:
+        return f"n = {row.case.n_images:,}"
+    pool = f" pool {layer.pool[0]}" if layer.is_pooled else ""
+    shape = f"{layer.height}x{layer.width}x{layer.channels}"
+    return f"{shape} to {layer.filters}, {layer.kernel[0]}x{layer.kernel[1]}{pool}"
+
+
+def _precision(row: Row) -> str:
+    """Precision of the dots that were compiled; what was asked for where the target has no such."""
+    return "+".join(sorted(row.code.dots)) or "-"
+
+
+def _instructions(matrix: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(matrix.items()))
+
+
+def _summary(rows: Iterable[Row]) -> list[list[str]]:
+    groups: dict[tuple[str, str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.case.target, row.kernel, _precision(row)), []).append(row)
+    return [
+        [
+            target,
+            f"{kernel} ({len(group)})",
+            precision,
+            _span([row.code.registers for row in group]),
+            str(max(row.code.spilled for row in group)),
+            f"{max(row.code.shared for row in group) / 1024:.0f}",
+            f"{100 * min(row.occupancy for row in group):.0f}",
+            ", ".join(sorted({name for row in group for name in row.code.matrix})) or "-",
+            str(sum(bool(row.faults) for row in group)),
+        ]
+        for (target, kernel, precision), group in groups.items()
+    ]
+
+
+def _span(values: Sequence[int]) -> str:
+    low, high = min(values), max(values)
+    return str(low) if low == high else f"{low}-{high}"
+
+
+def _markdown(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    rule = ["---"] * len(columns)
+    return "\n".join("| " + " | ".join(line) + " |" for line in (columns, rule, *lines))
+
+
+def _rich(title: str, columns: Sequence[str], lines: Iterable[Sequence[str]], left: Sequence[str]) -> Table:
+    from rich.table import Table
+
+    result = Table(title=title, header_style="bold")
+    for name in columns:
+        options: dict[str, Any] = {} if name in (*left, "") else {"justify": "right"}
+        result.add_column(name, **options)
+    for line in lines:
+        result.add_row(*line)
+    return result

@@ -1,0 +1,171 @@
+"""A layer's geometry as the kernels' constants, and the operations and bytes of each op, counted from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .launch import Request
+
+if TYPE_CHECKING:
+    from hfcnn.network import ConvLayer
+
+__all__ = ["Traffic", "ceil_divide", "geometry", "power_of_two", "traffic"]
+
+
+def ceil_divide(a: int, b: int) -> int:
+    """Quotient, rounded up."""
+    return -(-a // b)
+
+
+def power_of_two(n: int) -> int:
+    """Smallest power of two that is at least n."""
+    return 1 << (n - 1).bit_length()
+
+
+def geometry(layer: ConvLayer) -> dict[str, int]:
+    """Constants that every convolution kernel has: sizes, then stride, padding and pooling, down and across."""
+    return {
+        "H": layer.height,
+        "W": layer.width,
+        "C": layer.channels,
+        "O": layer.filters,
+        "KH": layer.kernel[0],
+        "KW": layer.kernel[1],
+        "SH": layer.stride[0],
+        "SW": layer.stride[1],
+        "PH": layer.padding[0],
+        "PW": layer.padding[1],
+        "RH": layer.pool[0],
+        "RW": layer.pool[1],
+        "HP": layer.out_height,
+        "WP": layer.out_width,
+    }
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Operations and bytes of an op: fused, and as torch's version moves them."""
+
+    flops: int
+    bytes_read: int
+    bytes_written: int
+    bytes_unfused: int
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """Elements of each array of a layer."""
+
+    z: int
+    pre_pool: int
+    pooled: int
+    w: int
+    b: int
+    flops: int
+
+    @classmethod
+    def of(cls, layer: ConvLayer, n_images: int) -> _Sizes:
+        pooled = n_images * layer.out_height * layer.out_width * layer.filters
+        return cls(
+            z=n_images * layer.height * layer.width * layer.channels,
+            pre_pool=n_images * layer.conv_height * layer.conv_width * layer.filters,
+            pooled=pooled,
+            w=layer.filters * layer.fan_in,
+            b=layer.filters,
+            flops=2 * pooled * layer.pool[0] * layer.pool[1] * layer.fan_in,
+        )
+
+
+def traffic(op: str, request: Request) -> Traffic:
+    """Count an op's operations and bytes; two-pass ops without their partial sums."""
+    if op == "cg_update":
+        n, size = request.n_images, request.item_size
+        # curvature, x and r, p; torch: two dot products, alpha p, x, alpha Ap, r, beta p, p
+        return Traffic(12 * n, 8 * n * size, 3 * n * size, 18 * n * size)
+    count = _COUNTS[op]
+    return count(_Sizes.of(request.layer, request.n_images), request, _index_bytes(request))
+
+
+def _index_bytes(request: Request) -> int:
+    """Bytes that torch's pooling keeps an output: an int64 index."""
+    return 8 if request.layer.pool != (1, 1) else 0
+
+
+def _forward(n: _Sizes, request: Request, index: int) -> Traffic:
+    size = request.item_size
+    # convolve; pool S; ReLU in place
+    unfused = (n.z + n.w + n.b + n.pre_pool) * size + 2 * n.pooled * size
+    if index:
+        unfused += (n.pre_pool + n.pooled) * size + n.pooled * index
+    return Traffic(n.flops, (n.z + n.w + n.b) * size, n.pooled * (size + 1), unfused)
+
+
+def _value(n: _Sizes, request: Request, index: int) -> Traffic:
+    forward = _forward(n, request, 0)
+    windows = request.layer.pool[0] * request.layer.pool[1]
+    # the maximum of each window position with the running one
+    unfused = forward.bytes_unfused + 3 * (windows - 1) * n.pooled * request.item_size
+    return Traffic(forward.flops, forward.bytes_read, n.pooled * request.item_size, unfused)
+
+
+def _jvp(n: _Sizes, request: Request, index: int) -> Traffic:
+    size, terms = request.item_size, 1 if request.is_first else 2
+    # convolve; convolve and add; pick the pooled positions; mask
+    unfused = terms * (n.z + n.w + n.pre_pool) * size + n.b * size
+    unfused += (terms - 1) * 3 * n.pre_pool * size + 3 * n.pooled * size
+    unfused += n.pooled * (2 * size + index) if index else 0
+    read = terms * (n.z + n.w) * size + n.b * size + n.pooled
+    return Traffic(terms * n.flops, read, n.pooled * size, unfused)
+
+
+def _expand(n: _Sizes, size: int, index: int) -> int:
+    """Bytes of the mask and of scattering into a pre-pool array, which the convolution then reads."""
+    return 3 * n.pooled * size + (n.pooled * (size + index) + n.pre_pool * size if index else 0)
+
+
+def _vjp_input(n: _Sizes, request: Request, index: int) -> Traffic:
+    size, rows = request.item_size, request.n_outputs
+    unfused = rows * (_expand(n, size, index) + (n.pre_pool + n.w + n.z) * size)
+    unfused += 2 * rows * n.z * size if rows > 1 else 0  # stacked
+    read = (rows * n.pooled + n.w) * size + n.pooled
+    return Traffic(rows * n.flops, read, rows * n.z * size, unfused)
+
+
+def _vjp_weight(n: _Sizes, request: Request, index: int) -> Traffic:
+    size = request.item_size
+    unfused = _expand(n, size, index) + (2 * n.pre_pool + n.z + n.w + n.b) * size
+    read = (n.pooled + n.z) * size + n.pooled
+    return Traffic(n.flops, read, (n.w + n.b) * size, unfused)
+
+
+def _jacobian_jvp(n: _Sizes, request: Request, index: int) -> Traffic:
+    size, rows = request.item_size, request.n_outputs
+    out = request.n_images * rows
+    unfused = (n.z + n.w + n.b + n.pre_pool) * size + ((1 + rows) * n.pooled + out) * size
+    unfused += n.pooled * (2 * size + index) if index else 0
+    read = (n.z + n.w + n.b + rows * n.pooled) * size + n.pooled
+    return Traffic(n.flops + 2 * rows * n.pooled, read, out * size, unfused)
+
+
+def _jacobian_vjp(n: _Sizes, request: Request, index: int) -> Traffic:
+    size, rows = request.item_size, request.n_outputs
+    weight = _vjp_weight(n, request, index)
+    extra = (rows * n.pooled + request.n_images * rows) * size
+    return Traffic(
+        weight.flops + 2 * rows * n.pooled,
+        weight.bytes_read - n.pooled * size + extra,
+        weight.bytes_written,
+        weight.bytes_unfused + extra + n.pooled * size,
+    )
+
+
+_COUNTS = {
+    "conv_forward": _forward,
+    "conv_value": _value,
+    "conv_jvp": _jvp,
+    "conv_vjp_input": _vjp_input,
+    "conv_vjp_weight": _vjp_weight,
+    "jacobian_jvp": _jacobian_jvp,
+    "jacobian_vjp": _jacobian_vjp,
+}

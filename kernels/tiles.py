@@ -1,0 +1,173 @@
+"""Tile sizes by op, layer shape, precision, dtype and GPU generation: a table, never a search at run time.
+
+The rows were chosen by compiling every kernel at every preset shape: no spills in a hot loop and the dots on
+tensor cores. A row is then cut to the layer (no wider than its channels) and to the target's shared memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import triton
+import triton.language as tl
+
+from .launch import Request, Target
+from .shapes import power_of_two
+
+if TYPE_CHECKING:
+    from hfcnn.network import ConvLayer
+
+__all__ = ["HAS_FLOAT64_DOT", "Tile", "accumulator", "arithmetic", "tile_for"]
+
+#: Whether `tl.dot` takes float64.
+HAS_FLOAT64_DOT = tuple(int(part) for part in triton.__version__.split(".")[:2]) >= (3, 5)
+#: Smallest side of a `tl.dot` operand.
+SMALLEST = 16
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A program's tile.
+
+    Attributes
+    ----------
+    p : int
+        Positions.
+    c : int
+        Channels: of the layer's output, in `conv_vjp_input` of its input.
+    k : int
+        Block of the axis of taps and channels.
+    num_warps, num_stages : int
+        Warps, and stages of software pipelining.
+    """
+
+    p: int
+    c: int
+    k: int
+    num_warps: int
+    num_stages: int
+
+
+#: (kind, generation, precision): the tile. "forward" serves every kernel that convolves.
+_TABLE = {
+    ("forward", "sm_80", "tf32"): Tile(64, 64, 32, 8, 3),
+    ("forward", "sm_80", "tf32x3"): Tile(64, 64, 16, 8, 2),
+    ("forward", "sm_80", "ieee"): Tile(64, 32, 16, 4, 2),
+    ("forward", "sm_90", "tf32"): Tile(64, 64, 32, 4, 3),
+    ("forward", "sm_90", "tf32x3"): Tile(64, 64, 32, 4, 3),
+    ("forward", "sm_90", "ieee"): Tile(64, 32, 16, 4, 2),
+    ("forward", "sm_100", "tf32"): Tile(64, 64, 32, 4, 3),
+    ("forward", "sm_100", "tf32x3"): Tile(64, 64, 32, 4, 3),
+    ("forward", "sm_100", "ieee"): Tile(64, 32, 16, 4, 2),
+    ("forward", "gfx942", "tf32"): Tile(64, 64, 32, 4, 2),
+    ("forward", "gfx942", "ieee"): Tile(64, 64, 16, 4, 2),
+    ("vjp_input", "sm_80", "tf32"): Tile(64, 64, 32, 8, 3),
+    ("vjp_input", "sm_80", "tf32x3"): Tile(64, 64, 16, 8, 2),
+    ("vjp_input", "sm_80", "ieee"): Tile(64, 32, 16, 4, 2),
+    ("vjp_input", "sm_90", "tf32"): Tile(64, 64, 32, 4, 3),
+    ("vjp_input", "sm_90", "tf32x3"): Tile(64, 64, 32, 4, 2),
+    ("vjp_input", "sm_90", "ieee"): Tile(64, 32, 16, 4, 2),
+    ("vjp_input", "sm_100", "tf32"): Tile(64, 64, 32, 4, 3),
+    ("vjp_input", "sm_100", "tf32x3"): Tile(64, 64, 32, 4, 2),
+    ("vjp_input", "sm_100", "ieee"): Tile(64, 32, 16, 4, 2),
+    ("vjp_input", "gfx942", "tf32"): Tile(64, 64, 32, 4, 2),
+    ("vjp_input", "gfx942", "ieee"): Tile(64, 64, 16, 4, 2),
+    ("vjp_weight", "sm_80", "tf32"): Tile(32, 64, 64, 8, 3),
+    ("vjp_weight", "sm_80", "tf32x3"): Tile(32, 64, 64, 8, 2),
+    ("vjp_weight", "sm_80", "ieee"): Tile(16, 32, 64, 4, 2),
+    ("vjp_weight", "sm_90", "tf32"): Tile(32, 64, 64, 4, 3),
+    ("vjp_weight", "sm_90", "tf32x3"): Tile(32, 64, 64, 4, 2),
+    ("vjp_weight", "sm_90", "ieee"): Tile(16, 32, 64, 4, 2),
+    ("vjp_weight", "sm_100", "tf32"): Tile(32, 64, 64, 4, 3),
+    ("vjp_weight", "sm_100", "tf32x3"): Tile(32, 64, 64, 4, 2),
+    ("vjp_weight", "sm_100", "ieee"): Tile(16, 32, 64, 4, 2),
+    ("vjp_weight", "gfx942", "tf32"): Tile(32, 64, 64, 4, 2),
+    ("vjp_weight", "gfx942", "ieee"): Tile(32, 64, 64, 4, 2),
+}
+#: float64 sums twice as wide; "sum" holds a whole (p, k, c) block in registers.
+_FLOAT64 = {"ieee": Tile(32, 32, 16, 4, 2), "sum": Tile(16, 16, 16, 4, 1)}
+
+
+def arithmetic(request: Request) -> str:
+    """How products are formed: an `input_precision` of `tl.dot`, or "sum" where it takes no float64."""
+    if request.dtype == "fp64":
+        return "ieee" if HAS_FLOAT64_DOT else "sum"
+    target, precision = request.target, request.precision
+    has_tf32 = target.name == "gfx942" if target.backend == "hip" else int(target.arch) >= 80
+    if request.dtype == "bf16" or not has_tf32 or (target.backend == "hip" and precision == "tf32x3"):
+        return "ieee"
+    return precision
+
+
+def accumulator(request: Request) -> tl.dtype:
+    """Type of sums."""
+    return tl.float64 if request.dtype == "fp64" else tl.float32
+
+
+def tile_for(kind: str, request: Request) -> Tile:
+    """Choose the tile of a kernel.
+
+    Parameters
+    ----------
+    kind : {"forward", "vjp_input", "vjp_weight"}
+        What the kernel's product is like.
+    request : Request
+        Layer, types and target.
+
+    Returns
+    -------
+    Tile
+        Powers of two, at least `SMALLEST` a side.
+    """
+    precision = arithmetic(request)
+    if request.dtype == "fp64":
+        tile = _FLOAT64[precision]
+    else:
+        fast = "tf32" if request.dtype == "bf16" else precision
+        tile = _TABLE[kind, _generation(request.target), fast]
+    return _fit_memory(_fit_layer(tile, kind, request.layer), request)
+
+
+def _generation(target: Target) -> str:
+    """Row of the table: the newest generation that is not newer than the target."""
+    if target.backend == "hip":
+        return "gfx942"
+    # consumer parts (sm_86, sm_89, sm_120) have Ampere's instructions and little shared memory
+    if target.arch in (90, 100, 103):
+        return "sm_90" if target.arch == 90 else "sm_100"
+    return "sm_80"
+
+
+def _fit_layer(tile: Tile, kind: str, layer: ConvLayer) -> Tile:
+    """Cut a tile to the layer's channels; let a block of taps and channels lie within one tap if it can."""
+    columns, depth = layer.filters, layer.channels
+    if kind == "vjp_input":
+        columns, depth = depth, columns
+    taps = layer.kernel[0] * layer.kernel[1]
+    k = min(tile.k, max(SMALLEST, power_of_two(taps * depth)))
+    if kind != "vjp_weight" and depth % k and depth % SMALLEST == 0:
+        k = SMALLEST
+    return replace(tile, c=min(tile.c, max(SMALLEST, power_of_two(columns))), k=k)
+
+
+def _fit_memory(tile: Tile, request: Request) -> Tile:
+    """Drop stages, then halve sides, until operands in flight fit the target's shared memory."""
+    size = request.item_size
+
+    def is_too_large(tile: Tile) -> bool:
+        sides = tile.p * tile.k + tile.k * tile.c + tile.p * tile.c
+        return sides * size * tile.num_stages > request.target.shared_memory
+
+    while is_too_large(tile):
+        if tile.num_stages > 2:
+            tile = replace(tile, num_stages=tile.num_stages - 1)
+        elif tile.k > SMALLEST:
+            tile = replace(tile, k=tile.k // 2)
+        elif tile.p > SMALLEST:
+            tile = replace(tile, p=tile.p // 2)
+        elif tile.num_stages > 1:
+            tile = replace(tile, num_stages=1)
+        else:
+            break
+    return tile
