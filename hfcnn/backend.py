@@ -119,7 +119,7 @@ def get_backend(backend: str = "auto", device: str = "auto", precision: str = "a
     if where.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         raise ValueError(
             'backend="triton" needs a CUDA or ROCm GPU, and torch sees none; use backend="auto", '
-            "or set TRITON_INTERPRET=1 before Python starts, and Triton's interpreter runs the kernels, slowly"
+            "or set TRITON_INTERPRET=1 before Python starts: Triton's interpreter runs the kernels, slowly"
         )
     try:
         kernels = importlib.import_module("hfcnn.kernels")
