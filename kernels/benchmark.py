@@ -6,6 +6,7 @@ about the kernels is measured there.
 
 from __future__ import annotations
 
+import importlib
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,7 @@ import torch
 
 from .benchmark_cases import Problem, gate, implementations, outputs, problem, truth
 from .benchmark_whole import Step, whole_steps
-from .launch import TARGETS
+from .launch import PRECISIONS, TARGETS
 from .report_cases import N_OUTPUTS, Case, cases
 from .roofline import GPUS, Gpu, find_gpu, roofline
 
@@ -69,9 +70,7 @@ class Settings:
         """`hfcnn.kernels` where there is a GPU."""
         if self.device.type != "cuda":
             return None
-        from hfcnn import kernels
-
-        return kernels
+        return importlib.import_module(__package__)
 
 
 @dataclass(frozen=True)
@@ -112,12 +111,22 @@ def settings_here(
     precision: str = "tf32",
     compiles: bool | None = None,
 ) -> Settings:
-    """Settings for this machine: all shapes on a GPU, a small sample on a CPU; what is given is taken."""
+    """Settings for this machine: all shapes on a GPU, a small sample on a CPU; what is given is taken.
+
+    Raises
+    ------
+    ValueError
+        If a network, an op or the precision is unknown.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; got {precision!r}")
     has_gpu = torch.cuda.is_available()
     device = torch.device("cuda" if has_gpu else "cpu")
     every = tuple(dict.fromkeys(case.op for case in cases()))
+    chosen = networks or (("cnn3", "cnn5") if has_gpu else ("cnn3",))
+    cases(chosen, ops=ops or every)  # names that are unknown end here
     return Settings(
-        networks=networks or (("cnn3", "cnn5") if has_gpu else ("cnn3",)),
+        networks=chosen,
         ops=ops or every,
         images=("MNIST", "CIFAR10") if has_gpu else ("MNIST",),
         n_images=n_images or (1024 if has_gpu else 16),

@@ -56,15 +56,15 @@ def problem(
     if layer is None:
         # a direction much longer than the residual: repeated steps, each from the last, stay finite
         r, p = draw(n_images), draw(n_images, scale=1e4)
-        values = {"x": draw(n_images), "r": r, "p": p, "Ap": p + draw(n_images), "rr": r @ r}
+        values: dict[str, Any] = {"x": draw(n_images), "r": r, "p": p, "Ap": p + draw(n_images), "rr": r @ r}
         return Problem(op, None, values, None)
     spread = math.sqrt(2 / layer.fan_in)
+    many = n_outputs > 1
+    cotangents = (n_images, n_outputs, *layer.output_shape) if many else (n_images, *layer.output_shape)
     z, z_dot = draw(n_images, *layer.input_shape).relu_(), draw(n_images, *layer.input_shape)
     w, b = draw(*layer.weight_shape, scale=spread), draw(layer.filters, scale=0.1)
     _, selection = ops.conv_forward(z, w, b, layer)
     code = ops.encode(selection)
-    many = n_outputs > 1
-    cotangents = (n_images, n_outputs, *layer.output_shape) if many else (n_images, *layer.output_shape)
     values = {
         "z": z,
         "z_dot": None if is_first else z_dot,
@@ -128,7 +128,7 @@ def truth(case: Problem) -> tuple[Tensor, ...]:
 
 
 def outputs(case: Problem, result: Any, values: Mapping[str, Any] | None = None) -> tuple[Tensor, ...]:
-    """Tensors that an op's result is judged by: not codes, which rounding may turn; vectors changed in place."""
+    """Tensors that an op is judged by: not codes, which rounding may turn, but vectors changed in place."""
     if case.op == "cg_update":
         after = values if values is not None else case.values
         return (*result, after["x"], after["r"], after["p"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
@@ -76,7 +77,7 @@ def _product(network: Network, theta: Tensor, images: Tensor, v: Tensor, setting
     calls: Calls = {}
     for name, backend in _backends(settings).items():
         matrix = GaussNewton(network, theta, images, form="rop", backend=backend)
-        calls[name] = lambda matrix=matrix: matrix @ v
+        calls[name] = partial(matrix.matvec, v)
     calls["func"], read = _transform_product(network, theta, images, v)
     if settings.compiles:
         calls["compiled"] = torch.compile(calls["func"])
@@ -112,14 +113,18 @@ def _transform_product(
 
 
 def _iterations(network: Network, theta: Tensor, images: Tensor, settings: Settings) -> Calls:
-    from hfcnn.newton import NewtonOptions, newton
+    from hfcnn.newton import NewtonOptions, NewtonState, newton
     from hfcnn.objective import Objective
 
     labels = torch.arange(len(images), device=images.device) % N_OUTPUTS
+
+    def first_iteration(objective: Objective) -> NewtonState:
+        return next(newton(objective, theta, options))
+
     # a residual of zero is never reached, so CG takes all its iterations
     options = NewtonOptions(max_iter=1, cg_tol=0.0, cg_max_iter=CG_ITERATIONS, sampling_rate=0.25)
     calls: Calls = {}
     for name, backend in _backends(settings).items():
         objective = Objective(network, images, labels, loss="squared", C=0.01 * len(images), backend=backend)
-        calls[name] = lambda objective=objective: next(newton(objective, theta, options))
+        calls[name] = partial(first_iteration, objective)
     return calls

@@ -110,14 +110,14 @@ def benchmark(
         settings = settings_here(
             networks=network, ops=op, n_images=images, precision=precision, compiles=compile
         )
-        measurements = []
-        with _progress(console) as progress:
-            task = progress.add_task("measuring", total=None)
-            for one in measure(settings, whole=whole):
-                measurements.append(one)
-                progress.advance(task)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
+    measurements = []
+    with _progress(console) as progress:
+        task = progress.add_task("measuring", total=None)
+        for one in measure(settings, whole=whole):
+            measurements.append(one)
+            progress.advance(task)
     console.print(tables.table(measurements, settings))
     for one in measurements:
         for name, text in one.notes.items():

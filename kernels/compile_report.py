@@ -84,7 +84,7 @@ def default_cache() -> Path:
 
 
 def faults(target: str, code: MachineCode) -> tuple[str, ...]:
-    """List what fails a kernel on a target: an error, spills, shared memory, or a dot off the matrix units."""
+    """List what fails a kernel: an error, spills, shared memory, or a dot off the matrix units."""
     if code.error:
         return (code.error,)
     gpu = gpu_of_arch(target)

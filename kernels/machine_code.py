@@ -137,8 +137,7 @@ def _compile(launch: Launch, target: Target) -> Any:
 def _reason(error: Exception) -> str:
     """Last line of an error's text that says something, and its type."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip(" ^\t")]
-    causes = [error.__cause__] if error.__cause__ else []
-    return f"{type(error).__name__}: {'; '.join([*lines[-1:], *map(str, causes)])}"[:300]
+    return f"{type(error).__name__}: {''.join(lines[-1:])}"[:300]
 
 
 def count_dots(ttir: str) -> Counter[str]:
