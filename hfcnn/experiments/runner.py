@@ -225,7 +225,7 @@ class _Display:
             self._start = (name, done, time.monotonic())
             self._progress.reset(self._iterations, total=total, description=name)
         self._progress.update(self._iterations, completed=done)
-        if not self._console.is_terminal and done:
+        if not self._console.is_terminal and done > self._start[1]:
             left = timedelta(seconds=round(self._seconds_left(total, done)))
             self._console.print(
                 f"cell {self._cell}/{self._n_cells} {name}: {done}/{total}, f {record.last('f'):.4g}, "
@@ -237,4 +237,4 @@ class _Display:
 
     def _seconds_left(self, total: int, done: int) -> float:
         _, first, start = self._start
-        return (time.monotonic() - start) * (total - done) / max(1, done - first)
+        return (time.monotonic() - start) * (total - done) / (done - first)

@@ -218,7 +218,7 @@ def _operations(part: Part, objective: Objective) -> int:
     prepared = part.prepare(objective)
     with FlopCounterMode(display=False) as counter:
         part.run(prepared)
-    return counter.get_total_flops()
+    return int(counter.get_total_flops())
 
 
 def _allocated(part: Part, objective: Objective) -> tuple[int, int]:
