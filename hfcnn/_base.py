@@ -1,25 +1,23 @@
-"""What both classifiers do: validate, fit with either algorithm, predict."""
+"""What fitting with either algorithm has in common."""
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABCMeta, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from hfcnn._fitted import FittedCNN
 from hfcnn._validation import (
     Array,
     ImageSet,
-    check_images,
     check_labels,
     check_parameters,
     class_indices,
@@ -28,22 +26,31 @@ from hfcnn._validation import (
     stratified_split,
     training_set,
 )
-from hfcnn.backend import Backend, get_backend
+from hfcnn.backend import Backend
 from hfcnn.callbacks import (
     CallbackSupportMixin,
+    Checkpoint,
     EarlyStopping,
     Monitor,
+    Record,
     Run,
     ScikitCallbacks,
-    State,
     UserCallbacks,
     Validation,
     follow,
     with_callbacks,
 )
 from hfcnn.loss import get_loss
-from hfcnn.network import Network
 from hfcnn.objective import Objective, outputs
+from hfcnn.persistence import (
+    CheckpointRun,
+    fingerprint,
+    read_checkpoint,
+    save_checkpoint,
+    state_fields,
+    state_from_fields,
+)
+from hfcnn.progress import Progress
 
 __all__ = ["CNNClassifier"]
 
@@ -59,14 +66,15 @@ class Seeds:
     @classmethod
     def draw(cls, random_state: Any) -> Seeds:
         """Draw them."""
-        return cls(*(int(seed) for seed in check_random_state(random_state).randint(2**31 - 1, size=3)))
+        theta, sampling, split = check_random_state(random_state).randint(2**31 - 1, size=3).tolist()
+        return cls(theta, sampling, split)
 
-    def of_sampling(self, iteration: int) -> int:
-        """Seed of the draws of a fit that goes on after some iterations."""
+    def after(self, iteration: int) -> int:
+        """Seed of the subsampling of a fit that begins after some iterations."""
         return int(np.random.SeedSequence((self.sampling, iteration)).generate_state(1)[0])
 
 
-class CNNClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator, metaclass=ABCMeta):  # type: ignore[misc]
+class CNNClassifier(CallbackSupportMixin, FittedCNN, metaclass=ABCMeta):  # type: ignore[misc]
     """Base class of the classifiers; a subclass adds its algorithm.
 
     A subclass says how to begin (`_first_state`), how to go on (`_go_on`), how to iterate (`_states`) and
@@ -75,34 +83,42 @@ class CNNClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator, metacl
 
     #: Fields of the algorithm's states that make a row of `history_`.
     _columns: ClassVar[tuple[str, ...]]
+    #: Class of those states.
+    _state_type: ClassVar[type[Any]]
 
     network: Any
     C: float
-    loss: str
     max_iter: int
-    classes_: Array
-    network_: Network
-    theta_: Array
-    history_: dict[str, Array]
-    n_iter_: int
+    class_weight: Any
+    early_stopping: bool
+    validation_fraction: float
+    n_iter_no_change: int
+    warm_start: bool
+    callbacks: Any
+    checkpoint: Any
+    checkpoint_every: int
+    random_state: Any
+    verbose: int
 
     @abstractmethod
-    def _first_state(self, objective: Objective, theta: Tensor) -> State:
+    def _first_state(self, objective: Objective, theta: Tensor) -> Any:
         """State before the first iteration."""
 
     @abstractmethod
-    def _go_on(self, objective: Objective, theta: Tensor) -> State:
+    def _go_on(self, objective: Objective, theta: Tensor) -> Any:
         """State before the next iteration of a fitted estimator."""
 
     @abstractmethod
-    def _states(self, objective: Objective, state: State, last: int, seed: int) -> Iterator[State]:
+    def _states(self, objective: Objective, state: Any, last: int, seed: int) -> Iterator[Any]:
         """Iterate from a state until iteration `last`."""
 
     @abstractmethod
-    def _keep(self, state: State) -> None:
+    def _keep(self, state: Any) -> None:
         """Set the fitted attributes that only this algorithm has."""
 
-    # Fitting
+    @abstractmethod
+    def _title_parts(self, objective: Objective) -> list[str]:
+        """What `verbose` says about the algorithm."""
 
     @with_callbacks
     def fit(
@@ -114,7 +130,7 @@ class CNNClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator, metacl
         X_val: Any = None,
         y_val: Any = None,
         resume_from: Any = None,
-    ) -> CNNClassifier:
+    ) -> Self:
         """Train the network.
 
         Parameters
@@ -144,74 +160,113 @@ class CNNClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator, metacl
         Warns
         -----
         ConvergenceWarning
-            If interrupted or not finite; see Notes of the class.
+            If interrupted after an iteration, or the objective is not finite. The estimator is then
+            fitted with the best parameters so far.
         """
-        tasks = (
-            ScikitCallbacks(
-                self,
-                self.max_iter,
-                {
-                    "X": X,
-                    "y": y,
-                    "metadata": None if sample_weight is None else {"sample_weight": sample_weight},
-                },
-                lambda run: {"theta_": _to_numpy(run.theta)},
-            )
-            if hasattr(self, "_init_callback_context")
-            else None
-        )
+        tasks = self._scikit_callbacks(X, y, sample_weight)
         check_parameters(self.get_params(deep=False))
-        is_warm = self.warm_start and hasattr(self, "theta_")
-        images = self._check_images(X, reset=not is_warm)
+        checkpoint = None if resume_from is None else read_checkpoint(self, resume_from)
+        go_on = checkpoint is None and self.warm_start and hasattr(self, "theta_")
+        images = self._check_images(X, reset=not go_on)
         data = training_set(self, images, y, sample_weight, None)
-        if is_warm:
-            self._check_same_classes(data)
+        self._begin(images, data.classes, go_on=go_on)
+        seeds = Seeds.draw(self.random_state) if checkpoint is None else Seeds(**checkpoint.seeds)
+        data, validation = self._set_aside(data, X_val, y_val, seeds)
+        objective = self._objective(data)
+        if checkpoint is None:
+            run = self._started(objective, seeds, go_on=go_on)
         else:
-            self._begin(images, data.classes)
-        seeds = Seeds.draw(self.random_state)
-        validation = None
-        if X_val is not None:
-            validation = self._validation_set(X_val, y_val)
-        elif self.early_stopping:
-            data, validation = stratified_split(data, self.validation_fraction, seeds.split)
-        backend = self._backend()
-        objective = self._objective(data, backend)
-        theta = self._theta(backend) if is_warm else self._initial_theta(images, seeds, backend)
-        state = self._go_on(objective, theta) if is_warm else self._first_state(objective, theta)
-        run = Run(state, self._columns, self._records() if is_warm else [])
-        run.n_earlier = len(run.history)
-        monitors = self._monitors(validation, backend)
-        if tasks:
-            monitors.append(tasks)
-        last = state.iteration + self.max_iter
-        follow(self._states(objective, state, last, seeds.of_sampling(state.iteration)), run, monitors)
+            checkpoint.check_data(data, validation)
+            run = self._resumed(checkpoint, objective.backend)
+        first = run.state.iteration - len(run.records)
+        monitors = [
+            *self._validation_monitors(validation, objective.backend),
+            UserCallbacks(self.callbacks),
+            *tasks,
+            *self._progress(objective, first + self.max_iter),
+            *self._checkpoints(seeds, data, validation),
+        ]
+        states = self._states(objective, run.state, first + self.max_iter, seeds.after(first))
+        follow(states, run, monitors)
         self._store(run)
         return self
 
-    def _check_images(self, X: Any, *, reset: bool) -> Array:
-        return check_images(self, X, self.image_shape, reset=reset)
+    def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
+        """Make one iteration on the given images: of Algorithm 1, or an epoch of Algorithm 2.
 
-    def _begin(self, images: Array, classes: Array) -> None:
-        """Set what is known before the first iteration."""
-        self.classes_ = classes
-        self.image_shape_ = images.shape[1:]
-        self.network_ = make_network(self.network, self.image_shape_, len(classes))
+        Parameters
+        ----------
+        X : array-like, DataFrame or Tensor of shape (l, H, W, C), (l, H, W) or (l, n_features)
+            Images.
+        y : array-like of shape (l,)
+            Labels.
+        classes : array-like of shape (K,) or None, default=None
+            All labels that will ever come; needed in the first call.
+        sample_weight : array-like of shape (l,), number or None, default=None
+            Weights of the images.
 
-    def _check_same_classes(self, data: ImageSet) -> None:
-        if not np.array_equal(data.classes, self.classes_):
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError, TypeError
+            If an argument or a parameter is not valid; the message says which.
+        """
+        check_parameters(self.get_params(deep=False))
+        if isinstance(self.class_weight, str):
+            raise ValueError('partial_fit cannot know class_weight="balanced"; pass a dict or sample_weight')
+        go_on = hasattr(self, "theta_")
+        classes = self._all_classes(classes)
+        images = self._check_images(X, reset=not go_on)
+        data = training_set(self, images, y, sample_weight, classes)
+        self._begin(images, classes, go_on=go_on)
+        seeds = Seeds.draw(self.random_state)
+        objective = self._objective(data)
+        run = self._started(objective, seeds, go_on=go_on)
+        first = run.state.iteration
+        states = self._states(objective, run.state, first + 1, seeds.after(first))
+        follow(states, run, [UserCallbacks(self.callbacks)])
+        self._store(run)
+        return self
+
+    def _all_classes(self, classes: Any) -> Array:
+        """Check and sort the classes of `partial_fit`."""
+        known: Array | None = getattr(self, "classes_", None)
+        if classes is None:
+            if known is None:
+                raise ValueError("classes must be passed on the first call to partial_fit.")
+            return known
+        given: Array = np.unique(classes)
+        if known is not None and not np.array_equal(known, given):
+            raise ValueError(f"classes={given} is not the same as in the first call, {known}")
+        return given
+
+    def _begin(self, images: Array, classes: Array, *, go_on: bool) -> None:
+        """Set what is known before the first iteration, or check that it is as in the earlier fit."""
+        if not go_on:
+            self.classes_ = classes
+            self.image_shape_ = images.shape[1:]
+            self.network_ = make_network(self.network, self.image_shape_, len(classes))
+        elif not np.array_equal(classes, self.classes_):
             raise ValueError(
-                f"warm_start needs the classes of the earlier fit, {self.classes_}; y holds {data.classes}"
+                f"warm_start needs the classes of the earlier fit, {self.classes_}; y holds {classes}"
             )
 
-    def _validation_set(self, X_val: Any, y_val: Any) -> ImageSet:
-        images = self._check_images(X_val, reset=False)
-        labels = check_labels(y_val, images, self)
-        return ImageSet(images, class_indices(labels, self.classes_), None, self.classes_)
+    def _set_aside(
+        self, data: ImageSet, X_val: Any, y_val: Any, seeds: Seeds
+    ) -> tuple[ImageSet, ImageSet | None]:
+        """Split into training images and those to validate on, if any."""
+        if X_val is not None:
+            images = self._check_images(X_val, reset=False)
+            labels = class_indices(check_labels(y_val, images, self), self.classes_)
+            return data, ImageSet(images, labels, None, self.classes_)
+        if self.early_stopping:
+            return stratified_split(data, self.validation_fraction, seeds.split)
+        return data, None
 
-    def _backend(self) -> Backend:
-        return get_backend(self.backend, self.device, self.precision)
-
-    def _objective(self, data: ImageSet, backend: Backend) -> Objective:
+    def _objective(self, data: ImageSet) -> Objective:
         return Objective(
             self.network_,
             data.images,
@@ -219,38 +274,78 @@ class CNNClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator, metacl
             get_loss(self.loss),
             self.C * data.total_weight,
             None if data.weight is None else torch.from_numpy(data.weight),
-            backend,
+            self._get_backend(),
             self.batch_size,
         )
 
-    def _initial_theta(self, images: Array, seeds: Seeds, backend: Backend) -> Tensor:
-        dtype = torch.float64 if image_dtype(images) == np.float64 else torch.float32
-        return self.network_.init(seeds.theta, dtype).to(backend.device)
+    def _started(self, objective: Objective, seeds: Seeds, *, go_on: bool) -> Run:
+        """Run before its first iteration, from drawn parameters or from the fitted ones."""
+        device = objective.backend.device
+        if go_on:
+            records = _rows(self.history_)
+            return Run(self._go_on(objective, self._theta(device)), self._columns, records, len(records))
+        theta = self.network_.init(seeds.theta, image_dtype(objective.images)).to(device)
+        return Run(self._first_state(objective, theta), self._columns)
 
-    def _theta(self, backend: Backend) -> Tensor:
-        """Fitted parameters on a device; a copy, since `theta_` may be read-only."""
-        return torch.from_numpy(self.theta_.copy()).to(backend.device)
+    def _resumed(self, checkpoint: CheckpointRun, backend: Backend) -> Run:
+        """Run as a checkpoint left it."""
+        best = checkpoint.best_theta
+        return Run(
+            state_from_fields(self._state_type, checkpoint.state, backend.device),
+            self._columns,
+            checkpoint.history,
+            checkpoint.n_earlier,
+            None if best is None else torch.from_numpy(best).to(backend.device),
+        )
 
-    def _monitors(self, validation: ImageSet | None, backend: Backend) -> list[Monitor]:
-        monitors: list[Monitor] = []
-        if validation is not None:
+    def _validation_monitors(self, validation: ImageSet | None, backend: Backend) -> list[Monitor]:
+        if validation is None:
+            return []
 
-            def accuracy(theta: Tensor) -> float:
-                z = outputs(self.network_, theta, validation.images, backend, self.batch_size)
-                return float((z.argmax(1) == validation.labels).mean())
+        def accuracy(theta: Tensor) -> float:
+            z = outputs(self.network_, theta, validation.images, backend, self.batch_size)
+            return float((z.argmax(1) == validation.labels).mean())
 
-            monitors.append(Validation(accuracy))
-            if self.early_stopping:
-                monitors.append(EarlyStopping(self.n_iter_no_change))
-        monitors.append(UserCallbacks(self.callbacks))
-        return monitors
+        stop = [EarlyStopping(self.n_iter_no_change)] if self.early_stopping else []
+        return [Validation(accuracy), *stop]
 
-    def _records(self) -> list[dict[str, float]]:
-        columns = self.history_.keys()
-        return [
-            dict(zip(columns, row, strict=True))
-            for row in zip(*(v.tolist() for v in self.history_.values()), strict=True)
+    def _scikit_callbacks(self, X: Any, y: Any, sample_weight: Any) -> list[Monitor]:
+        """Callbacks of scikit-learn's own protocol, where the installed version has it."""
+        if not hasattr(self, "set_callbacks"):
+            return []
+        metadata = None if sample_weight is None else {"sample_weight": sample_weight}
+        data = {"X": X, "y": y, "metadata": metadata}
+        return [ScikitCallbacks(self, self.max_iter, data, lambda run: {"theta_": _to_numpy(run.theta)})]
+
+    def _progress(self, objective: Objective, last: int) -> list[Monitor]:
+        return [Progress(self._title(objective), last)] if self.verbose else []
+
+    def _title(self, objective: Objective) -> str:
+        """Say in one line what is fitted and how."""
+        name = self.network if isinstance(self.network, str) else "network"
+        backend = objective.backend
+        parts = [
+            f"{name} of {self.network_.n_parameters:,} parameters",
+            f"{objective.n_images:,} images",
+            *self._title_parts(objective),
+            f"{backend.name} on {backend.device} ({backend.precision})",
         ]
+        return ", ".join(parts)
+
+    def _checkpoints(self, seeds: Seeds, data: ImageSet, validation: ImageSet | None) -> list[Monitor]:
+        if self.checkpoint is None:
+            return []
+        digest = fingerprint(data, validation)
+
+        def save(run: Run) -> None:
+            fitted = copy.copy(self)
+            fitted._store(run)
+            best = None if run.best_theta is None else _to_numpy(run.best_theta)
+            state = state_fields(run.state)
+            record = CheckpointRun(state, run.history, run.n_earlier, best, asdict(seeds), digest)
+            save_checkpoint(fitted, record, self.checkpoint)
+
+        return [Checkpoint(save, self.checkpoint_every)]
 
     def _last(self, column: str) -> float:
         """Newest entry of a column of `history_`; 0 where there is none."""
@@ -258,76 +353,18 @@ class CNNClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator, metacl
         return float(values[-1]) if len(values) else 0.0
 
     def _store(self, run: Run) -> None:
-        """Set the fitted attributes: arrays of numpy only, so that any machine can load them."""
+        """Set the fitted attributes."""
         self.theta_ = _to_numpy(run.theta)
         self.n_iter_ = run.state.iteration
-        names = list(dict.fromkeys([*self._columns, *(name for row in run.history for name in row)]))
+        names = dict.fromkeys([*self._columns, *(name for row in run.history for name in row)])
         self.history_ = {name: np.array([row.get(name, math.nan) for row in run.history]) for name in names}
         self._keep(run.state)
 
-    # Prediction
 
-    def _outputs(self, X: Any) -> NDArray[Any]:
-        check_is_fitted(self)
-        images = self._check_images(X, reset=False)
-        backend = self._backend()
-        return outputs(self.network_, self._theta(backend), images, backend, self.batch_size)
-
-    def decision_function(self, X: Any) -> NDArray[Any]:
-        """Outputs of the network.
-
-        Parameters
-        ----------
-        X : array-like of shape (l, H, W, C), (l, H, W) or (l, n_features)
-            Images.
-
-        Returns
-        -------
-        ndarray of shape (l, K), or (l,) for two classes
-            The outputs z^{L+1}; for two classes the second less the first.
-        """
-        z = self._outputs(X)
-        return z[:, 1] - z[:, 0] if z.shape[1] == 2 else z
-
-    def predict(self, X: Any) -> Array:
-        """Class of the largest output.
-
-        Parameters
-        ----------
-        X : array-like of shape (l, H, W, C), (l, H, W) or (l, n_features)
-            Images.
-
-        Returns
-        -------
-        ndarray of shape (l,)
-            Labels, of the type of `classes_`.
-        """
-        z = self._outputs(X)
-        labels: Array = self.classes_[z.argmax(1)]
-        return labels
-
-    def predict_proba(self, X: Any) -> NDArray[Any]:
-        """Probabilities of the classes.
-
-        Parameters
-        ----------
-        X : array-like of shape (l, H, W, C), (l, H, W) or (l, n_features)
-            Images.
-
-        Returns
-        -------
-        ndarray of shape (l, K)
-            In the order of `classes_`.
-        """
-        probabilities: NDArray[Any] = (
-            get_loss(self.loss).probabilities(torch.from_numpy(self._outputs(X))).numpy()
-        )
-        return probabilities
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.three_d_array = True  # and four, for which there is no tag
-        return tags
+def _rows(history: dict[str, Array]) -> list[Record]:
+    """Turn columns into records."""
+    columns = [column.tolist() for column in history.values()]
+    return [dict(zip(history, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def _to_numpy(theta: Tensor) -> Array:

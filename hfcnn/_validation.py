@@ -63,6 +63,11 @@ class Rows:
         """(m, ...)."""
         return (len(self.rows), *self.array.shape[1:])
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the array."""
+        return self.array.dtype
+
     def __len__(self) -> int:
         return len(self.rows)
 
@@ -72,9 +77,9 @@ class Rows:
         return part
 
 
-def image_dtype(images: Array) -> np.dtype[Any]:
+def image_dtype(images: Array | Rows) -> torch.dtype:
     """Type to compute in: float64 for float64 images, float32 for all others."""
-    return np.dtype(np.float64 if images.dtype == np.float64 else np.float32)
+    return torch.float64 if images.dtype == np.float64 else torch.float32
 
 
 def check_images(estimator: Any, X: Any, image_shape: Any, *, reset: bool) -> Array:
@@ -262,7 +267,8 @@ def _class_weights(
 ) -> NDArray[np.float64]:
     if isinstance(class_weight, str) and class_weight == "balanced":
         totals = np.bincount(indices, weight, minlength=len(classes))
-        return weight.sum() / (len(classes) * np.maximum(totals, np.finfo(float).tiny))
+        balanced: NDArray[np.float64] = weight.sum() / (len(classes) * np.maximum(totals, 1e-300))
+        return balanced
     result: NDArray[np.float64] = compute_class_weight(class_weight, classes=classes, y=classes[indices])
     return result
 
@@ -286,7 +292,7 @@ def make_network(network: Any, image_shape: Shape, n_outputs: int) -> Network:
     )
 
 
-#: Name, type and smallest value of the numeric parameters; "exclusive" where that value itself is not allowed.
+#: Type and smallest value of the numeric parameters; "exclusive" where that value itself is not allowed.
 NUMBERS: dict[str, tuple[type, float, str]] = {
     "C": (Real, 0, "exclusive"),
     "max_iter": (Integral, 1, ""),
@@ -395,7 +401,8 @@ def training_set(estimator: Any, images: Array, y: Any, sample_weight: Any, clas
         indices = class_indices(labels, classes)
     if len(classes) < 2:
         raise ValueError(
-            f"{type(estimator).__name__} needs at least two classes to tell apart; y holds one class: {classes}"
+            f"{type(estimator).__name__} needs at least two classes to tell apart; "
+            f"y holds one class: {classes}"
         )
     whole = ImageSet(images, indices, weight, classes)
     return whole if kept is None else whole.take(kept)

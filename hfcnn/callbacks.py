@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar, cast
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -17,14 +17,14 @@ from hfcnn.newton import NewtonState
 from hfcnn.sgd import SGDState
 
 try:
-    from sklearn.callback import CallbackSupportMixin, with_callbacks
+    from sklearn.callback import CallbackSupportMixin
+    from sklearn.callback import with_callbacks as _with_callbacks
 except ImportError:  # scikit-learn before 1.9 has no callbacks
 
     class CallbackSupportMixin:  # type: ignore[no-redef]
         """Stands in for scikit-learn's, which lets its callbacks be set."""
 
-    def with_callbacks(method: Callable[..., Any]) -> Callable[..., Any]:
-        """Stand in for scikit-learn's decorator: return the method as it is."""
+    def _with_callbacks(method: Any) -> Any:
         return method
 
 
@@ -45,6 +45,12 @@ __all__ = [
 #: An iteration in numbers, by the names of `history_`.
 Record: TypeAlias = dict[str, float]
 State: TypeAlias = NewtonState | SGDState
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def with_callbacks(method: Method) -> Method:
+    """Decorate `fit` so that scikit-learn's callbacks are told when it ends, where there are any."""
+    return cast("Method", _with_callbacks(method))
 
 
 @dataclass

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from hfcnn._base import CNNClassifier
 from hfcnn._validation import Array
-from hfcnn.callbacks import State
 from hfcnn.newton import NewtonOptions, NewtonState, newton
 from hfcnn.newton import start as newton_start
 from hfcnn.objective import Objective
+from hfcnn.sampling import subsample_size
 from hfcnn.sgd import SGDOptions, SGDState, sgd
 from hfcnn.sgd import start as sgd_start
 
@@ -37,6 +37,8 @@ class NewtonCNNClassifier(CNNClassifier):
         "passes",
         "training_accuracy",
     )
+
+    _state_type: ClassVar[type[Any]] = NewtonState
 
     damping_: float
 
@@ -126,10 +128,16 @@ class NewtonCNNClassifier(CNNClassifier):
             passes=state.passes + self._last("passes"),
         )
 
-    def _states(self, objective: Objective, state: State, last: int, seed: int) -> Iterator[State]:
+    def _states(
+        self, objective: Objective, state: NewtonState, last: int, seed: int
+    ) -> Iterator[NewtonState]:
         return newton(objective, state.theta, self._options(last, seed), state=state)
 
-    def _keep(self, state: State) -> None:
+    def _title_parts(self, objective: Objective) -> list[str]:
+        size = subsample_size(objective.n_images, self.sampling_rate)
+        return [f"|S| = {size:,}", f"product: {self.gauss_newton}"]
+
+    def _keep(self, state: NewtonState) -> None:
         self.damping_ = state.next_damping
 
 
@@ -145,6 +153,8 @@ class SGDCNNClassifier(CNNClassifier):
         "passes",
         "training_accuracy",
     )
+
+    _state_type: ClassVar[type[Any]] = SGDState
 
     velocity_: Array
     n_steps_: int
@@ -223,9 +233,12 @@ class SGDCNNClassifier(CNNClassifier):
             seconds=self._last("seconds"),
         )
 
-    def _states(self, objective: Objective, state: State, last: int, seed: int) -> Iterator[State]:
+    def _states(self, objective: Objective, state: SGDState, last: int, seed: int) -> Iterator[SGDState]:
         return sgd(objective, state.theta, self._options(last, seed), state=state)
 
-    def _keep(self, state: State) -> None:
+    def _title_parts(self, objective: Objective) -> list[str]:
+        return [f"|S| = {min(self.sgd_batch_size, objective.n_images):,}"]
+
+    def _keep(self, state: SGDState) -> None:
         self.velocity_ = state.velocity.cpu().numpy().copy()
         self.n_steps_ = state.n_steps

@@ -1,0 +1,195 @@
+"""What a fitted classifier can do: predict, be saved, leave for torch and ONNX."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Self, cast
+
+import torch
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor, nn
+
+from hfcnn._validation import Array, Shape, check_images
+from hfcnn.backend import Backend, get_backend
+from hfcnn.loss import get_loss
+from hfcnn.network import Network
+from hfcnn.objective import outputs
+from hfcnn.onnx_export import onnx_model
+from hfcnn.persistence import load_model, save_model
+
+__all__ = ["FittedCNN"]
+
+
+class FittedCNN(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """A network with its parameters, as scikit-learn sees it.
+
+    Fitted attributes are arrays of numpy and plain Python values only, so that any machine can load what
+    another trained; tensors live no longer than a call.
+    """
+
+    loss: str
+    image_shape: Any
+    backend: str
+    device: str
+    precision: str
+    batch_size: int | None
+
+    classes_: Array
+    image_shape_: Shape
+    network_: Network
+    theta_: Array
+    history_: dict[str, Array]
+    n_iter_: int
+
+    def decision_function(self, X: Any) -> Array:
+        """Outputs of the network.
+
+        Parameters
+        ----------
+        X : array-like of shape (l, H, W, C), (l, H, W) or (l, n_features)
+            Images.
+
+        Returns
+        -------
+        ndarray of shape (l, K), or (l,) for two classes
+            The outputs z^{L+1}; for two classes the second less the first.
+        """
+        z = self._outputs(X)
+        result: Array = z[:, 1] - z[:, 0] if z.shape[1] == 2 else z
+        return result
+
+    def predict(self, X: Any) -> Array:
+        """Class of the largest output.
+
+        Parameters
+        ----------
+        X : array-like of shape (l, H, W, C), (l, H, W) or (l, n_features)
+            Images.
+
+        Returns
+        -------
+        ndarray of shape (l,)
+            Labels, of the type of `classes_`.
+        """
+        indices = self._outputs(X).argmax(1)
+        labels: Array = self.classes_[indices]
+        return labels
+
+    def predict_proba(self, X: Any) -> Array:
+        """Probabilities of the classes; the largest is that of the predicted class.
+
+        For the loss "cross_entropy" these are the softmax of the outputs. For "squared" they are the
+        probabilities nearest to the outputs, which estimate them directly: a constant is added to all and
+        what is then negative becomes zero, so that they sum to one.
+
+        Parameters
+        ----------
+        X : array-like of shape (l, H, W, C), (l, H, W) or (l, n_features)
+            Images.
+
+        Returns
+        -------
+        ndarray of shape (l, K)
+            In the order of `classes_`.
+        """
+        z = torch.from_numpy(self._outputs(X))
+        probabilities: Array = get_loss(self.loss).probabilities(z).numpy()
+        return probabilities
+
+    def history_frame(self) -> Any:
+        """Return `history_` as a pandas DataFrame, one row an iteration.
+
+        Raises
+        ------
+        ImportError
+            If pandas is not installed.
+        """
+        check_is_fitted(self)
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise ImportError(
+                'history_frame needs pandas; install it with: pip install "hfcnn[plots]"'
+            ) from error
+        return pd.DataFrame(self.history_).set_index("iteration")
+
+    def save(self, path: Any) -> None:
+        """Write the fitted estimator to one safetensors file, which holds no code.
+
+        Parameters
+        ----------
+        path : str or path
+            The file. Callbacks are not saved, and of `random_state` only a seed.
+
+        Raises
+        ------
+        TypeError
+            If a label or parameter is of a type that the file cannot hold.
+        """
+        check_is_fitted(self)
+        save_model(self, path)
+
+    @classmethod
+    def load(cls, path: Any, **parameters: Any) -> Self:
+        """Read a fitted estimator that `save` wrote, or the model of a checkpoint.
+
+        Parameters
+        ----------
+        path : str or path
+            The file.
+        **parameters
+            Parameters to change, for instance ``device="cpu"``.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        ValueError
+            If the file is damaged, is no model file, or holds another class.
+        """
+        return cast("Self", load_model(cls, path, parameters))
+
+    def to_torch(self) -> nn.Sequential:
+        """Build the fitted network as a ``torch.nn.Sequential``: NCHW images in, outputs out."""
+        check_is_fitted(self)
+        return self.network_.to_torch(self._theta(torch.device("cpu")))
+
+    def export_onnx(self, path: Any) -> None:
+        """Write the fitted network as ONNX: any number of float32 NHWC images in, outputs out.
+
+        Parameters
+        ----------
+        path : str or path
+            The file. Its input is named "images", of shape (batch, H, W, C), its output "outputs", of
+            shape (batch, K); the labels are in its metadata under "classes", one a line.
+
+        Raises
+        ------
+        ImportError
+            If onnx is not installed.
+        """
+        model = onnx_model(self.to_torch(), self.image_shape_, self.classes_.tolist())
+        Path(path).write_bytes(model.SerializeToString())
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True  # and four, for which there is no tag
+        return tags
+
+    def _outputs(self, X: Any) -> Array:
+        """Outputs for checked images: shape (l, K)."""
+        check_is_fitted(self)
+        images = self._check_images(X, reset=False)
+        backend = self._get_backend()
+        return outputs(self.network_, self._theta(backend.device), images, backend, self.batch_size)
+
+    def _check_images(self, X: Any, *, reset: bool) -> Array:
+        return check_images(self, X, self.image_shape, reset=reset)
+
+    def _get_backend(self) -> Backend:
+        return get_backend(self.backend, self.device, self.precision)
+
+    def _theta(self, device: torch.device) -> Tensor:
+        """Fitted parameters on a device; a copy, since `theta_` may be read-only."""
+        return torch.from_numpy(self.theta_.copy()).to(device)
