@@ -18,11 +18,13 @@ from safetensors.numpy import save as to_bytes
 from hfcnn._validation import Array, ImageSet
 from hfcnn._version import __version__
 from hfcnn.network import Conv, Dense, Network
+from hfcnn.preprocessing import ImageScaler
 
 __all__ = [
     "CheckpointRun",
     "fingerprint",
     "load_model",
+    "load_scaler",
     "read_checkpoint",
     "save_checkpoint",
     "save_model",
@@ -92,8 +94,17 @@ class CheckpointRun:
             raise ValueError("the checkpoint is of a fit to other images, labels or weights")
 
 
-def save_model(estimator: Any, path: Any) -> None:
+def save_model(estimator: Any, path: Any, scaler: ImageScaler | None = None) -> None:
     """Write a fitted estimator to a file; a file that is there is replaced at once or not at all.
+
+    Parameters
+    ----------
+    estimator : NewtonCNNClassifier or SGDCNNClassifier
+        The estimator.
+    path : str or path
+        The file.
+    scaler : ImageScaler or None, default=None
+        Scaler of the estimator's images, to be kept with it; `load_scaler` reads it.
 
     Raises
     ------
@@ -101,6 +112,8 @@ def save_model(estimator: Any, path: Any) -> None:
         If the labels of the classes are not numbers, booleans or strings.
     """
     arrays, header = _model_contents(estimator)
+    if scaler is not None:
+        arrays["scaler/mean"] = scaler.mean_
     _write(path, arrays, header)
 
 
@@ -153,6 +166,22 @@ def load_model(kind: type[Any], path: Any, parameters: dict[str, Any]) -> Any:
             setattr(estimator, name, array)
     estimator.history_ = {name: arrays[f"history/{name}"] for name in header["history"]}
     return estimator
+
+
+def load_scaler(path: Any) -> ImageScaler:
+    """Read the scaler that `save_model` kept with a model.
+
+    Raises
+    ------
+    ValueError
+        As `load_model`, or if there is none.
+    """
+    arrays, _ = _read(path)
+    if "scaler/mean" not in arrays:
+        raise ValueError(f"{path} holds a classifier without the scaler of its images")
+    scaler = ImageScaler()
+    scaler.mean_ = arrays["scaler/mean"]
+    return scaler
 
 
 def read_checkpoint(estimator: Any, path: Any) -> CheckpointRun:
