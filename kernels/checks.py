@@ -12,7 +12,7 @@ from .launch import DTYPES, PRECISIONS
 if TYPE_CHECKING:
     from hfcnn.network import ConvLayer
 
-__all__ = ["check_cotangent", "check_images", "check_selection", "check_tensors"]
+__all__ = ["check_cotangent", "check_images", "check_rows", "check_selection", "check_tensors"]
 
 
 def check_tensors(like: Tensor, **tensors: tuple[Tensor, tuple[int, ...]]) -> None:
@@ -76,6 +76,22 @@ def check_cotangent(g: Tensor, layer: ConvLayer, precision: str) -> tuple[int, .
         raise ValueError(f"g must be of shape (N, {tail} or (N, K, {tail}; got {tuple(g.shape)}")
     _check_place("g", g, g)
     return tuple(g.shape[:-3])
+
+
+def check_rows(D: Tensor, z: Tensor, layer: ConvLayer) -> int:
+    """Check a stored Jacobian D (N, K, Hp, Wp, O) beside the images z; return K.
+
+    Raises
+    ------
+    ValueError
+        If it is not as it must be.
+    """
+    rows = D.shape[1] if D.dim() == 5 else 0
+    if rows < 1 or tuple(D.shape) != (len(z), rows, *layer.output_shape):
+        tail = str(layer.output_shape)[1:]
+        raise ValueError(f"D must be of shape ({len(z)}, K, {tail}; got {tuple(D.shape)}")
+    check_tensors(z, D=(D, tuple(D.shape)))
+    return int(rows)
 
 
 def _check_types(name: str, tensor: Tensor, precision: str) -> None:

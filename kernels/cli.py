@@ -58,7 +58,9 @@ def report(
         raise typer.BadParameter(str(error)) from None
     if quick:
         sample = set(quick_cases())
-        selected = [case for case in selected if case in sample] if any(chosen.values()) else quick_cases()
+        selected = [case for case in selected if case in sample]
+    if not selected:
+        raise typer.BadParameter("the quick sample holds nothing of what was chosen")
     with _progress(console) as progress:
         task = progress.add_task("compiling", total=None)
         rows = compile_all(
@@ -129,3 +131,51 @@ def benchmark(
         tables.plot(measurements, settings, plot)
     if any("triton" in one.notes or "torch" in one.notes for one in measurements):
         raise typer.Exit(1)
+
+
+@app.command()
+def tune(
+    network: Annotated[Names, typer.Option(help="cnn3 or cnn5; both by default.")] = None,
+    op: Annotated[Names, typer.Option(help="An operation, such as conv_jvp; all by default.")] = None,
+    images: Annotated[Optional[int], typer.Option(help="Images a call.")] = None,  # noqa: UP045
+    precision: Annotated[str, typer.Option(help="tf32, tf32x3 or ieee.")] = "tf32",
+) -> None:
+    """Time candidate tiles on this machine's GPU and print the rows of the tile table that win.
+
+    Nothing is written. Each shape takes minutes, most of them to compile; --op and --network narrow it.
+    """
+    import torch
+    from rich.table import Table
+
+    console = _console()
+    if not torch.cuda.is_available():
+        console.print(
+            "hfcnn kernels tune measures, so it needs a GPU, and torch sees none here.", style="red"
+        )
+        raise typer.Exit(1)
+    from .benchmark import settings_here
+    from .launch import current_target
+    from .tiles import _generation
+    from .tune import KINDS, best_rows
+    from .tune import tune as try_tiles
+
+    try:
+        settings = settings_here(networks=network, ops=op, n_images=images, precision=precision)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    trials = []
+    with _progress(console) as progress:
+        task = progress.add_task("measuring tiles", total=None)
+        for trial in try_tiles(settings, op or tuple(KINDS)):
+            trials.append(trial)
+            progress.advance(task)
+    table = Table("op", "layer", "current tile", "us", "best tile", "us", title="Tiles")
+    for case in dict.fromkeys(trial.case for trial in trials):
+        own = [trial for trial in trials if trial.case == case]
+        now, best = next(t for t in own if t.is_current), min(own, key=lambda trial: trial.seconds)
+        times = [f"{1e6 * trial.seconds:,.1f}" for trial in (now, best)]
+        table.add_row(case.op, case.where[0], str(now.tile), times[0], str(best.tile), times[1])
+    console.print(table)
+    generation = _generation(current_target(torch.empty(0, device=settings.device)))
+    for row in best_rows(trials, generation, precision):
+        console.print(row, markup=False)

@@ -164,9 +164,7 @@ def conv_jvp(
         If an argument is of another shape or type, on another device, or not contiguous.
     """
     n_images = check_images(z, layer, precision)
-    check_tensors(
-        z, w=(w, layer.weight_shape), v=(v, layer.weight_shape), v_bias=(v_bias, (layer.filters,))
-    )
+    check_tensors(z, w=(w, layer.weight_shape), v=(v, layer.weight_shape), v_bias=(v_bias, (layer.filters,)))
     if z_dot is not None:
         check_tensors(z, z_dot=(z_dot, z.shape))
     out = torch.empty((n_images, *layer.output_shape), dtype=z.dtype, device=z.device)

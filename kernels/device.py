@@ -13,7 +13,7 @@ import triton.language as tl
 @triton.jit
 def tile_of(i_p, n_images, PLANE: tl.constexpr, BLOCK_P: tl.constexpr):
     """Position tile i_p: its first image (int64), each position's image from there, place in the plane, mask."""
-    start = i_p.to(tl.int64) * BLOCK_P
+    start = tl.cast(i_p, tl.int64) * BLOCK_P
     n_first = start // PLANE
     o_p = (start - n_first * PLANE).to(tl.int32) + tl.arange(0, BLOCK_P)  # [BP]
     i_n = o_p // PLANE
@@ -58,6 +58,7 @@ def convolve(
     FAN_IN: tl.constexpr = KH * KW * C
     p_w = w + o_o[None, :] * FAN_IN
     m_o = (o_o < O)[None, :]
+    origin = (i_n * H + row) * W + column
     for k in range(0, FAN_IN, BLOCK_K):
         o_k = k + tl.arange(0, BLOCK_K)
         if C % BLOCK_K == 0:
@@ -65,14 +66,18 @@ def convolve(
             r = row + tap // KW
             s = column + tap % KW
             m_z = (m_p & (r >= 0) & (r < H) & (s >= 0) & (s < W))[:, None]
-            o_z = ((i_n * H + r) * W + s)[:, None] * C + (k % C + tl.arange(0, BLOCK_K))[None, :]
+            o_z = (origin + (tap // KW * W + tap % KW))[:, None] * C + (k % C + tl.arange(0, BLOCK_K))[
+                None, :
+            ]
             b_w = tl.load(p_w + o_k[:, None], mask=m_o, other=0.0)  # [BK, BO]
         else:
-            r = row[:, None] + (o_k // (KW * C))[None, :]
-            s = column[:, None] + (o_k // C % KW)[None, :]
+            kh = o_k // (KW * C)
+            kw = o_k // C % KW
+            r = row[:, None] + kh[None, :]
+            s = column[:, None] + kw[None, :]
             m_k = o_k < FAN_IN
             m_z = m_p[:, None] & (r >= 0) & (r < H) & (s >= 0) & (s < W) & m_k[None, :]
-            o_z = ((i_n[:, None] * H + r) * W + s) * C + (o_k % C)[None, :]
+            o_z = origin[:, None] * C + ((kh * W + kw) * C + o_k % C)[None, :]
             b_w = tl.load(p_w + o_k[:, None], mask=m_o & m_k[:, None], other=0.0)
         b_z = tl.load(z + o_z, mask=m_z, other=0.0)  # [BP, BK]
         acc = multiply(b_z, b_w, acc, PRECISION)

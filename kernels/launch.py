@@ -21,7 +21,20 @@ from triton.compiler import ASTSource
 if TYPE_CHECKING:
     from hfcnn.network import ConvLayer
 
-__all__ = ["DTYPES", "OPS", "PRECISIONS", "TARGETS", "Launch", "Request", "Target", "current_target", "launches"]
+__all__ = [
+    "DTYPES",
+    "INTERPRETER",
+    "OPS",
+    "PRECISIONS",
+    "TARGETS",
+    "Launch",
+    "Request",
+    "Target",
+    "current_target",
+    "launches",
+    "plan",
+    "planner",
+]
 
 #: Arithmetic of `tl.dot` on float32.
 PRECISIONS = ("tf32", "tf32x3", "ieee")
@@ -62,6 +75,8 @@ TARGETS = {
     "sm_100": Target("sm_100", "cuda", 100, 232_448, 32),
     "gfx942": Target("gfx942", "hip", "gfx942", 65_536, 64),
 }
+#: Triton's interpreter, which has no limits.
+INTERPRETER = Target("interpreter", "cuda", 90, 2**62, 32)
 
 
 @dataclass(frozen=True)
@@ -272,8 +287,8 @@ def plan(
 
 
 def current_target(tensor: Tensor) -> Target:
-    """Find the target of the tensor's device; sm_90 in Triton's interpreter."""
-    return _device_target(tensor.device.index) if tensor.is_cuda else TARGETS["sm_90"]
+    """Find the target of the tensor's device; a CPU is Triton's interpreter."""
+    return _device_target(tensor.device.index) if tensor.is_cuda else INTERPRETER
 
 
 @lru_cache(maxsize=64)

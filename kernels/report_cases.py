@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from .launch import TARGETS, Launch, launches
@@ -52,7 +52,7 @@ class Case:
     is_first : bool
         Whether the layer is the network's first.
     where : tuple of str
-        Networks and layers that have this shape, such as "cnn3 MNIST 2".
+        Networks and layers that have this shape, such as "cnn3 MNIST 2"; of no account in comparisons.
     """
 
     op: str
@@ -62,7 +62,7 @@ class Case:
     precision: str = "tf32"
     n_outputs: int = 1
     is_first: bool = False
-    where: tuple[str, ...] = ()
+    where: tuple[str, ...] = field(default=(), compare=False)
 
     def launches(self) -> list[Launch]:
         """List the launches of the op."""

@@ -21,7 +21,7 @@ __all__ = ["as_json", "as_markdown", "summary_table", "table"]
 
 COLUMNS = (
     "layer", "op", "kernel", "precision", "warps", "registers", "spilled B", "shared KiB", "occupancy %",
-    "matrix instructions", "MFLOP", "MB", "unfused MB", "roofline us", "",
+    "matrix instructions", "MFLOP", "MB", "unfused MB", "roofline us", "bound", "verdict",
 )  # fmt: skip
 SUMMARY_COLUMNS = (
     "target", "kernels", "precision", "registers", "spilled B", "shared KiB", "occupancy %",
@@ -83,7 +83,8 @@ def _cells(row: Row) -> list[str]:
         f"{row.flops / 1e6:,.0f}",
         f"{row.bytes_moved / 1e6:,.1f}",
         f"{row.bytes_unfused / 1e6:,.1f}" if row.bytes_unfused else "-",
-        f"{1e6 * row.roofline:,.1f} {row.bound[0]}",
+        f"{1e6 * row.roofline:,.1f}",
+        row.bound,
         "; ".join(row.faults) or "ok",
     ]
 
@@ -141,7 +142,7 @@ def _rich(title: str, columns: Sequence[str], lines: Iterable[Sequence[str]], le
 
     result = Table(title=title, header_style="bold")
     for name in columns:
-        options: dict[str, Any] = {} if name in (*left, "") else {"justify": "right"}
+        options: dict[str, Any] = {} if name in (*left, "bound", "verdict") else {"justify": "right"}
         result.add_column(name, **options)
     for line in lines:
         result.add_row(*line)

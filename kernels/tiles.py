@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import triton
 import triton.language as tl
 
-from .launch import Request, Target
+from .launch import INTERPRETER, Request, Target
 from .shapes import power_of_two
 
 if TYPE_CHECKING:
@@ -85,6 +85,8 @@ _TABLE = {
     ("vjp_weight", "gfx942", "tf32"): Tile(32, 64, 64, 4, 2),
     ("vjp_weight", "gfx942", "ieee"): Tile(32, 64, 64, 4, 2),
 }
+#: Triton's interpreter takes as long for a large block as for a small one.
+_INTERPRETER = Tile(256, 128, 128, 4, 1)
 #: float64 sums twice as wide; "sum" holds a whole (p, k, c) block in registers.
 _FLOAT64 = {"ieee": Tile(32, 32, 16, 4, 2), "sum": Tile(16, 16, 16, 4, 1)}
 
@@ -121,7 +123,9 @@ def tile_for(kind: str, request: Request) -> Tile:
         Powers of two, at least `SMALLEST` a side.
     """
     precision = arithmetic(request)
-    if request.dtype == "fp64":
+    if request.target == INTERPRETER:
+        tile = replace(_INTERPRETER, p=16, k=16) if precision == "sum" else _INTERPRETER
+    elif request.dtype == "fp64":
         tile = _FLOAT64[precision]
     else:
         fast = "tf32" if request.dtype == "bf16" else precision
@@ -146,8 +150,8 @@ def _fit_layer(tile: Tile, kind: str, layer: ConvLayer) -> Tile:
         columns, depth = depth, columns
     taps = layer.kernel[0] * layer.kernel[1]
     k = min(tile.k, max(SMALLEST, power_of_two(taps * depth)))
-    if kind != "vjp_weight" and depth % k and depth % SMALLEST == 0:
-        k = SMALLEST
+    if kind != "vjp_weight" and depth % SMALLEST == 0:
+        k = min(k, depth & -depth)
     return replace(tile, c=min(tile.c, max(SMALLEST, power_of_two(columns))), k=k)
 
 

@@ -1,0 +1,93 @@
+"""Second pass of a sum over programs: partial sums added in a fixed order, so that the same call has the same bits.
+
+A kernel writes rows of partial sums, one a program; here each element's column is summed, or each row. No
+kernel adds floats atomically.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from .launch import ITEM_SIZES, Launch, Request
+from .shapes import ceil_divide, power_of_two
+
+__all__ = ["plan_sum_columns", "plan_sum_rows"]
+
+#: Elements a program sums: enough programs for a small weight, and whole cache lines.
+BLOCK_E = 128
+
+
+@triton.jit
+def _sum_columns_kernel(
+    partial,
+    out,
+    N_ROWS: tl.constexpr,
+    N_COLUMNS: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_E: tl.constexpr,
+):
+    o_e = tl.program_id(0) * BLOCK_E + tl.arange(0, BLOCK_E)
+    m_e = o_e < N_COLUMNS
+    acc = tl.full((BLOCK_R, BLOCK_E), 0.0, partial.dtype.element_ty)
+    for i_r in range(0, N_ROWS, BLOCK_R):
+        o_r = i_r + tl.arange(0, BLOCK_R)
+        m = (o_r < N_ROWS)[:, None] & m_e[None, :]
+        acc += tl.load(partial + o_r.to(tl.int64)[:, None] * N_COLUMNS + o_e[None, :], mask=m, other=0.0)
+    tl.store(out + o_e, tl.sum(acc, axis=0), mask=m_e)
+
+
+@triton.jit(do_not_specialize=["n_rows"])
+def _sum_rows_kernel(
+    partial, out, n_rows, N_COLUMNS: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_E: tl.constexpr
+):
+    o_r = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
+    m_r = o_r < n_rows
+    acc = tl.full((BLOCK_R, BLOCK_E), 0.0, partial.dtype.element_ty)
+    for i_e in range(0, N_COLUMNS, BLOCK_E):
+        o_e = i_e + tl.arange(0, BLOCK_E)
+        m = m_r[:, None] & (o_e < N_COLUMNS)[None, :]
+        acc += tl.load(partial + o_r[:, None] * N_COLUMNS + o_e[None, :], mask=m, other=0.0)
+    tl.store(out + o_r, tl.sum(acc, axis=1), mask=m_r)
+
+
+def plan_sum_columns(op: str, request: Request, n_rows: int, n_columns: int) -> Launch:
+    """Sum each column of partial sums (n_rows, n_columns) in float32 or float64 into the op's type."""
+    accumulator = "fp64" if request.dtype == "fp64" else "fp32"
+    return Launch(
+        op,
+        _sum_columns_kernel,
+        {"partial": f"*{accumulator}", "out": f"*{request.dtype}"},
+        {
+            "N_ROWS": n_rows,
+            "N_COLUMNS": n_columns,
+            "BLOCK_R": min(16, power_of_two(n_rows)),
+            "BLOCK_E": BLOCK_E,
+        },
+        4,
+        1,
+        (ceil_divide(n_columns, BLOCK_E),),
+        n_rows * n_columns,
+        n_rows * n_columns * ITEM_SIZES[accumulator],
+        n_columns * request.item_size,
+        0,
+    )
+
+
+def plan_sum_rows(op: str, request: Request, n_rows: int, n_columns: int) -> Launch:
+    """Sum each row of partial sums (n_rows, n_columns) in float32 or float64 into the op's type."""
+    accumulator = "fp64" if request.dtype == "fp64" else "fp32"
+    block_e = min(128, power_of_two(n_columns))
+    return Launch(
+        op,
+        _sum_rows_kernel,
+        {"partial": f"*{accumulator}", "out": f"*{request.dtype}", "n_rows": "i32"},
+        {"N_COLUMNS": n_columns, "BLOCK_R": 16, "BLOCK_E": block_e},
+        4,
+        1,
+        (ceil_divide(n_rows, 16),),
+        n_rows * n_columns,
+        n_rows * n_columns * ITEM_SIZES[accumulator],
+        n_rows * request.item_size,
+        0,
+    )
