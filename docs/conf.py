@@ -1,0 +1,112 @@
+"""Sphinx configuration: ``sphinx-build -W -b html docs docs/_build`` builds the site, examples and all."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import matplotlib
+
+matplotlib.use("agg")
+
+import typer
+from typer.cli import get_docs_for_click
+
+import hfcnn
+from hfcnn.cli import app as command_line
+
+HERE = Path(__file__).parent
+
+project = "hfcnn"
+author = "The hfcnn developers"
+version = release = hfcnn.__version__
+html_title = f"hfcnn {release}"
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.doctest",
+    "sphinx.ext.mathjax",
+    "myst_parser",
+    "numpydoc",
+    "sphinx_gallery.gen_gallery",
+]
+exclude_patterns = ["_build", "examples", "auto_examples/**/*.ipynb"]
+suppress_warnings = ["config.cache"]
+templates_path = ["_templates"]
+
+html_theme = "pydata_sphinx_theme"
+html_static_path = ["_static"]
+html_css_files = ["hfcnn.css"]
+html_show_sourcelink = False
+html_theme_options = {
+    "show_prev_next": False,
+    "navigation_with_keys": False,
+    "secondary_sidebar_items": ["page-toc"],
+}
+html_sidebars = {"quickstart": [], "faq": [], "changelog": [], "method": []}
+
+myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence"]
+myst_heading_anchors = 3
+
+autosummary_generate = True
+autodoc_default_options = {"undoc-members": False}
+autodoc_typehints = "none"
+default_role = "literal"
+numpydoc_show_class_members = False
+numpydoc_class_members_toctree = False
+
+sphinx_gallery_conf = {
+    "examples_dirs": "examples",
+    "gallery_dirs": "auto_examples",
+    "filename_pattern": r"plot_",
+    "within_subsection_order": "FileNameSortKey",
+    "abort_on_example_error": True,
+    "download_all_examples": False,
+    "show_memory": False,
+    "show_signature": False,
+    "min_reported_time": 1000,
+    "write_computation_times": False,
+    "thumbnail_size": (400, 280),
+}
+
+
+def write_command_line_reference() -> None:
+    """Write every command's options, as ``--help`` knows them, to a page that cli.md includes."""
+    command = typer.main.get_command(command_line)
+    context = typer.Context(command, info_name="hfcnn")
+    text = get_docs_for_click(obj=command, ctx=context, name="hfcnn")
+    page = HERE / "api" / "generated" / "commands.md.inc"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    if not page.exists() or page.read_text() != text:
+        page.write_text(text)
+
+
+def escape_docstring(app, what, name, obj, options, lines) -> None:
+    """Keep ``|S|`` and ``coef_`` in docstrings from being read as substitutions and links."""
+    for number, line in enumerate(lines):
+        entry = re.match(r"[\w, ]+ : ", line)
+        head = entry.group() if entry else ""  # names that numpydoc escapes itself
+        parts = re.split(r"(`+[^`]*`+)", line[len(head) :])
+        parts[::2] = [re.sub(r"\||(?<=\w)_(?!\w)", r"\\\g<0>", part) for part in parts[::2]]
+        lines[number] = head + "".join(parts)
+
+
+def drop_missing_reports(app, docname, source) -> None:
+    """Take reports that are not written yet out of the front page's menu and links."""
+    if docname != "index":
+        return
+    for pattern in ("kernels", "performance", "results/index", "results/*"):
+        if not list(HERE.glob(f"{pattern}.md")):
+            source[0] = re.sub(rf"^{re.escape(pattern)}\n", "", source[0], flags=re.MULTILINE)
+            source[0] = re.sub(rf"\[(\w+)\]\({re.escape(pattern)}\.md\)", r"\1", source[0])
+
+
+def setup(app) -> None:
+    """Register the above."""
+    write_command_line_reference()
+    app.connect("autodoc-process-docstring", escape_docstring, priority=400)  # before numpydoc, at 500
+    app.connect("source-read", drop_missing_reports)
