@@ -1,0 +1,267 @@
+"""The command line: every command on a few digits, errors in one line, and Ctrl-C."""
+
+import csv
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+from typer.testing import CliRunner
+
+from hfcnn import __version__
+from hfcnn.cli import app
+
+TRAIN = ["--max-iter", "2", "--sampling-rate", "50", "--C", "0.1"]
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def succeed(*arguments):
+    result = invoke(*arguments)
+    assert result.exit_code == 0, (result.output, result.exception)
+    return result.output
+
+
+def fail(*arguments):
+    """Run a command that ends with one line on standard error; return that line."""
+    result = invoke(*arguments)
+    assert result.exit_code == 1
+    assert isinstance(result.exception, SystemExit)
+    assert result.stderr.startswith("Error: ") and result.stderr.count("\n") == 1
+    return result.stderr
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    X, y = load_digits(return_X_y=True)
+    X = X.reshape(-1, 8, 8, 1).astype(np.uint8)
+    path = tmp_path_factory.mktemp("data") / "digits.npz"
+    np.savez(path, X_train=X[:300], y_train=y[:300], X_test=X[300:400], y_test=y[300:400])
+    return path
+
+
+@pytest.fixture(scope="module")
+def unsplit(tmp_path_factory):
+    X, y = load_digits(return_X_y=True)
+    path = tmp_path_factory.mktemp("data") / "unsplit.npz"
+    np.savez(path, X=X[400:450].reshape(-1, 8, 8, 1).astype(np.uint8), y=y[400:450])
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(digits, tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "model.hfcnn"
+    succeed("train", digits, "--save", path, *TRAIN, "--max-iter", "8", "--no-progress")
+    return path
+
+
+def rows(text):
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def accuracy(text):
+    return float(re.search(r"accuracy ([\d.]+) %", text).group(1))
+
+
+class TestTrain:
+    def test_prints_the_test_accuracy_of_each_iteration(self, digits, tmp_path):
+        output = succeed("train", digits, "--save", tmp_path / "model", *TRAIN)
+        assert "valid" in output
+        assert len(re.findall(r"^ +[12] .*%", output, re.MULTILINE)) == 2
+        assert output.splitlines()[-1].startswith(f"{tmp_path / 'model'}: the model of iteration 2, test acc")
+
+    def test_prints_one_line_without_progress(self, digits, tmp_path):
+        output = succeed("train", digits, "--save", tmp_path / "model", *TRAIN, "--no-progress")
+        assert output.count("\n") == 1
+
+    def test_tests_on_other_data(self, digits, unsplit, tmp_path):
+        succeed("train", digits, "--save", tmp_path / "model", *TRAIN, "--test", unsplit)
+        ours = succeed("evaluate", tmp_path / "model", unsplit)
+        output = succeed("train", digits, "--save", tmp_path / "model", *TRAIN, "--test", unsplit)
+        assert accuracy(output) == accuracy(ours)
+
+    def test_goes_without_test_data(self, unsplit, tmp_path):
+        output = succeed("train", unsplit, "--save", tmp_path / "model", *TRAIN)
+        assert "test accuracy" not in output
+
+    def test_takes_a_stratified_choice(self, digits, tmp_path):
+        output = succeed("train", digits, "--save", tmp_path / "model", *TRAIN, "--train-size", 100)
+        assert re.search(r"\b100\b", output)
+
+    def test_goes_on_from_a_checkpoint_as_if_never_stopped(self, digits, tmp_path):
+        whole, part, resumed = (tmp_path / name for name in ("whole", "part", "resumed"))
+        arguments = ["--sampling-rate", "50", "--C", "0.1", "--no-progress"]
+        succeed("train", digits, "--save", whole, *arguments, "--max-iter", 3)
+        checkpoint = tmp_path / "checkpoint"
+        succeed("train", digits, "--save", part, *arguments, "--max-iter", 1, "--checkpoint", checkpoint)
+        succeed("train", digits, "--save", resumed, *arguments, "--max-iter", 3, "--resume", checkpoint)
+        arguments = digits, "--proba"
+        assert succeed("predict", whole, *arguments) == succeed("predict", resumed, *arguments)
+
+
+class TestPredict:
+    def test_writes_a_row_an_image(self, model, digits):
+        found = rows(succeed("predict", model, digits))
+        assert [row["index"] for row in found] == [str(index) for index in range(100)]
+        labels = np.load(digits)["y_test"]
+        assert np.mean([int(row["label"]) for row in found] == labels) > 0.7
+
+    def test_writes_probabilities_to_a_file(self, model, digits, tmp_path):
+        path = tmp_path / "labels.csv"
+        assert succeed("predict", model, digits, "--proba", "--output", path, "--split", "train") == ""
+        found = rows(path.read_text())
+        assert len(found) == 300
+        probabilities = np.array([[float(row[f"p_{label}"]) for label in range(10)] for row in found])
+        np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-5)
+        assert probabilities.argmax(1).tolist() == [int(row["label"]) for row in found]
+
+
+class TestEvaluate:
+    def test_counts_by_class(self, model, digits):
+        output = succeed("evaluate", model, digits)
+        labels = np.array([int(row["label"]) for row in rows(succeed("predict", model, digits))])
+        truth = np.load(digits)["y_test"]
+        assert accuracy(output) == round(100 * np.mean(labels == truth), 2)
+        counts = re.findall(r"(\d+) +│ +(\d+) +│ +(\d+) +│ +[\d.]+ %", output)
+        expected = [(k, (truth == k).sum(), ((truth == k) & (labels == k)).sum()) for k in range(10)]
+        assert [tuple(map(int, row)) for row in counts] == expected
+
+    def test_takes_the_part_that_is_asked_for(self, model, digits):
+        assert "of 300 images" in succeed("evaluate", model, digits, "--split", "train")
+
+    def test_takes_all_where_there_are_no_parts(self, model, unsplit):
+        assert "of 50 images" in succeed("evaluate", model, unsplit)
+
+    def test_draws_a_confusion_matrix(self, model, digits, tmp_path):
+        pytest.importorskip("matplotlib")
+        path = tmp_path / "confusion.png"
+        succeed("evaluate", model, digits, "--confusion", path)
+        assert path.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_demo_reaches_97_percent_and_draws(tmp_path):
+    pytest.importorskip("matplotlib")
+    output = succeed("demo", "--output", tmp_path)
+    assert float(re.search(r"held-out accuracy ([\d.]+) %", output).group(1)) >= 97
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["confusion-matrix.png", "learning-curve.png"]
+
+
+class TestErrors:
+    def test_data_not_there(self, tmp_path):
+        assert "no such file" in fail("train", tmp_path / "none", "--save", tmp_path / "model")
+
+    def test_data_damaged(self, tmp_path):
+        (tmp_path / "data.npz").write_bytes(b"PK\x03\x04 and no more")
+        assert "data.npz" in fail("train", tmp_path / "data.npz", "--save", tmp_path / "model")
+
+    def test_folder_of_the_model_not_there(self, digits, tmp_path):
+        assert "no folder of that name" in fail("train", digits, "--save", tmp_path / "none" / "model")
+
+    @pytest.mark.parametrize(
+        ("option", "value", "message"),
+        [
+            ("--network", "cnn4", "cnn3, cnn5"),
+            ("--C", "-1", "C == -1"),
+            ("--loss", "hinge", "hinge"),
+            ("--sampling-rate", "1.5", "sampling_rate"),
+            ("--device", "cuda:99", "cuda"),
+            ("--precision", "fp8", "fp8"),
+            ("--resume", "none", "none"),
+        ],
+    )
+    def test_options(self, digits, tmp_path, option, value, message):
+        assert message in fail("train", digits, "--save", tmp_path / "model", *TRAIN, option, value)
+
+    def test_model_not_there(self, digits, tmp_path):
+        assert "none" in fail("predict", tmp_path / "none", digits)
+
+    def test_model_is_something_else(self, digits):
+        assert "not a model file" in fail("evaluate", digits, digits)
+
+    def test_images_of_another_shape(self, model, tmp_path):
+        path = tmp_path / "large.npz"
+        np.savez(path, X=np.zeros((3, 9, 9, 1), np.uint8), y=np.arange(3))
+        assert "(9, 9, 1)" in fail("predict", model, path)
+
+    def test_unknown_split(self, model, digits):
+        assert "split must be" in fail("predict", model, digits, "--split", "dev")
+
+    def test_usage(self, digits):
+        result = invoke("train", digits)
+        assert result.exit_code == 2
+        assert "--save" in result.stderr
+
+
+HELP = [
+    [],
+    ["demo"],
+    ["train"],
+    ["predict"],
+    ["evaluate"],
+    ["reproduce"],
+    ["reproduce", "run"],
+    ["reproduce", "table5"],
+    ["reproduce", "table6"],
+    ["reproduce", "figure3"],
+    ["reproduce", "report"],
+    ["benchmark"],
+    ["benchmark", "products"],
+    ["benchmark", "iteration"],
+    ["benchmark", "predict"],
+    ["kernels"],
+    ["kernels", "report"],
+]
+
+
+@pytest.mark.parametrize("command", HELP, ids=" ".join)
+def test_help(command):
+    assert "Usage: " in succeed(*command, "--help")
+
+
+def test_version():
+    assert succeed("--version") == f"hfcnn {__version__}\n"
+
+
+def test_help_needs_no_triton_and_no_matplotlib():
+    code = (
+        "import sys\nfrom hfcnn.cli import app\ntry:\n    app(['--help'])\n"
+        "except SystemExit:\n    sys.exit('triton' in sys.modules or 'matplotlib' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-P", "-c", code], capture_output=True).returncode == 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")
+def test_ctrl_c_keeps_the_model(digits, tmp_path):
+    path = tmp_path / "model"
+    # a shell's background jobs ignore SIGINT, and so would this
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from hfcnn.cli import app; app()"
+    )
+    arguments = ["train", digits, "--save", path, "--max-iter", "100000", "--sampling-rate", "20"]
+    with subprocess.Popen(
+        [sys.executable, "-P", "-u", "-c", code, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    ) as process:
+        for line in process.stdout:
+            if re.match(r" +2 ", line):
+                break
+        time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        rest = process.stdout.read()
+    assert process.returncode == 0, rest
+    iteration = int(re.search(r"Interrupted: the model is that of iteration (\d+)", rest).group(1))
+    assert f"the model of iteration {iteration}" in rest
+    assert len(rows(succeed("predict", path, digits))) == 100
