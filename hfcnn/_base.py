@@ -14,7 +14,7 @@ import torch
 from sklearn.utils import check_random_state
 from torch import Tensor
 
-from hfcnn._fitted import FittedCNN
+from hfcnn._fitted import FittedCNN, with_threads
 from hfcnn._validation import (
     Array,
     ImageSet,
@@ -121,6 +121,7 @@ class CNNClassifier(CallbackSupportMixin, FittedCNN, metaclass=ABCMeta):  # type
         """What `verbose` says about the algorithm."""
 
     @with_callbacks
+    @with_threads
     def fit(
         self,
         X: Any,
@@ -191,6 +192,7 @@ class CNNClassifier(CallbackSupportMixin, FittedCNN, metaclass=ABCMeta):  # type
         self._store(run)
         return self
 
+    @with_threads
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
         """Make one iteration on the given images: of Algorithm 1, or an epoch of Algorithm 2.
 

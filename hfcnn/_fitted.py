@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self, TypeVar, cast
 
 import torch
+from joblib import cpu_count
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
@@ -18,7 +21,27 @@ from hfcnn.objective import outputs
 from hfcnn.onnx_export import onnx_model
 from hfcnn.persistence import load_model, save_model
 
-__all__ = ["FittedCNN"]
+__all__ = ["FittedCNN", "with_threads"]
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def with_threads(method: Method) -> Method:
+    """Decorate a method so that torch uses `n_jobs` CPU threads while it runs."""
+
+    @functools.wraps(method)
+    def limited(self: Any, *args: Any, **kwargs: Any) -> Any:
+        before = torch.get_num_threads()
+        try:
+            if self.n_jobs is not None:
+                torch.set_num_threads(
+                    self.n_jobs if self.n_jobs > 0 else max(1, cpu_count() + 1 + self.n_jobs)
+                )
+            return method(self, *args, **kwargs)
+        finally:
+            torch.set_num_threads(before)
+
+    return cast("Method", limited)
 
 
 class FittedCNN(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -34,6 +57,7 @@ class FittedCNN(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     device: str
     precision: str
     batch_size: int | None
+    n_jobs: int | None
 
     classes_: Array
     image_shape_: Shape
@@ -177,6 +201,7 @@ class FittedCNN(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         tags.input_tags.three_d_array = True  # and four, for which there is no tag
         return tags
 
+    @with_threads
     def _outputs(self, X: Any) -> Array:
         """Outputs for checked images: shape (l, K)."""
         check_is_fitted(self)

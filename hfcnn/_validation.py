@@ -325,8 +325,10 @@ def check_parameters(parameters: dict[str, Any]) -> None:
         check_scalar(
             parameters[name], name, kind, min_val=smallest, max_val=math.inf, include_boundaries=include
         )
-    if parameters.get("batch_size") is not None:
+    if parameters["batch_size"] is not None:
         check_scalar(parameters["batch_size"], "batch_size", Integral, min_val=1)
+    if parameters["n_jobs"] is not None and check_scalar(parameters["n_jobs"], "n_jobs", Integral) == 0:
+        raise ValueError("n_jobs == 0 has no meaning; use None, -1 or a number of threads")
 
 
 @dataclass(frozen=True)

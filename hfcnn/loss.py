@@ -58,7 +58,7 @@ class SquaredLoss:
         """
         largest = outputs.sort(1, descending=True).values
         excess = (largest.cumsum(1) - 1) / torch.arange(1, outputs.shape[1] + 1).to(outputs)
-        n_positive = (largest > excess).sum(1, keepdim=True)
+        n_positive = (largest > excess).sum(1, keepdim=True).clamp_(min=1)  # none where an output is NaN
         p = (outputs - excess.gather(1, n_positive - 1)).clamp_(min=0)
         return p / p.sum(1, keepdim=True)
 

@@ -25,6 +25,7 @@ __all__ = [
     "fingerprint",
     "load_model",
     "load_scaler",
+    "load_scaler",
     "read_checkpoint",
     "save_checkpoint",
     "save_model",
@@ -46,10 +47,14 @@ FREE_PARAMETERS = frozenset(
         "device",
         "max_iter",
         "memory",
+        "n_jobs",
         "verbose",
         "warm_start",
     }
 )
+
+#: Name of the mean image of a scaler that is kept with a model.
+SCALER_MEAN = "scaler/mean"
 
 #: Images whose values go into a fingerprint; all labels and weights do.
 FINGERPRINT_IMAGES = 256
@@ -113,7 +118,7 @@ def save_model(estimator: Any, path: Any, scaler: ImageScaler | None = None) -> 
     """
     arrays, header = _model_contents(estimator)
     if scaler is not None:
-        arrays["scaler/mean"] = scaler.mean_
+        arrays[SCALER_MEAN] = scaler.mean_
     _write(path, arrays, header)
 
 
@@ -169,18 +174,20 @@ def load_model(kind: type[Any], path: Any, parameters: dict[str, Any]) -> Any:
 
 
 def load_scaler(path: Any) -> ImageScaler:
-    """Read the scaler that `save_model` kept with a model.
+    """Read the scaler that `save_model` was given.
 
     Raises
     ------
     ValueError
-        As `load_model`, or if there is none.
+        If the file is damaged, is no model file, or holds no scaler.
     """
     arrays, _ = _read(path)
-    if "scaler/mean" not in arrays:
+    if SCALER_MEAN not in arrays:
         raise ValueError(f"{path} holds a classifier without the scaler of its images")
     scaler = ImageScaler()
-    scaler.mean_ = arrays["scaler/mean"]
+    scaler.mean_ = arrays[SCALER_MEAN]
+    if scaler.mean_.ndim == 1:  # fitted on flat images
+        scaler.n_features_in_ = len(scaler.mean_)
     return scaler
 
 
