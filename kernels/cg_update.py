@@ -7,6 +7,7 @@ torch takes eight passes, 18 n elements; this takes 2 n for p Ap, 6 n for x, r a
 p. No fewer passes keep r r of the vector that is stored. Reference: hfcnn.ops.cg_update.
 """
 
+# mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
 from __future__ import annotations
 
 import torch

@@ -9,6 +9,7 @@ r^2 products of the same tile, one after the other, so that one accumulator and 
 that registers hold. Reference: hfcnn.ops.conv_forward, hfcnn.ops.conv_value.
 """
 
+# mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
 from __future__ import annotations
 
 from typing import TYPE_CHECKING

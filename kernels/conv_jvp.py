@@ -9,6 +9,7 @@ kernel reads a byte and writes one element. The first layer has no z_dot, and ha
 Reference: hfcnn.ops.conv_jvp.
 """
 
+# mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
 from __future__ import annotations
 
 from typing import TYPE_CHECKING

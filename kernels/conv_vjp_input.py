@@ -4,10 +4,11 @@ g (N, Hp, Wp, O), or (N, K, Hp, Wp, O) with K rows an image that share its code,
 (N, Hp, Wp, O) give (N, H, W, C) or (N, K, H, W, C). An input position gathers from the outputs that its taps
 reached; g is expanded by the code while it loads, so no pre-pool array exists.
 
-torch masks g, scatters it into a pre-pool array and reads that again: 2 r^2 + 4 elements and an index an output
-and row where this kernel reads one element and a byte. Reference: hfcnn.ops.conv_vjp_input.
+torch masks g, scatters it into a pre-pool array and reads that again: 2 r^2 + 4 elements and an index an
+output and row where this kernel reads one element and a byte. Reference: hfcnn.ops.conv_vjp_input.
 """
 
+# mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
 from __future__ import annotations
 
 from typing import TYPE_CHECKING

@@ -5,9 +5,11 @@ expanded g with phi(pad(z)), of which neither is written. Positions before pooli
 inner axis; it is split over programs, whose partial sums `partials` adds in order.
 
 torch masks g, scatters it into a pre-pool array and reads that twice: 3 r^2 + 4 elements and an index an
-output where this kernel reads one element and a byte. Reference: hfcnn.ops.conv_vjp_weight, hfcnn.ops.conv_vjp.
+output where this kernel reads one element and a byte.
+Reference: hfcnn.ops.conv_vjp_weight, hfcnn.ops.conv_vjp.
 """
 
+# mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
 from __future__ import annotations
 
 from typing import TYPE_CHECKING

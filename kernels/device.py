@@ -4,6 +4,7 @@ Programs own a tile of positions, flattened over images; a tile may begin in one
 Its first image is an int64 scalar that moves the base pointers; offsets from there are int32.
 """
 
+# mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
 from __future__ import annotations
 
 import triton
@@ -12,7 +13,7 @@ import triton.language as tl
 
 @triton.jit
 def tile_of(i_p, n_images, PLANE: tl.constexpr, BLOCK_P: tl.constexpr):
-    """Position tile i_p: its first image (int64), each position's image from there, place in the plane, mask."""
+    """First image of tile i_p (int64), and of each position its image from there, place in the plane, mask."""
     start = tl.cast(i_p, tl.int64) * BLOCK_P
     n_first = start // PLANE
     o_p = (start - n_first * PLANE).to(tl.int32) + tl.arange(0, BLOCK_P)  # [BP]

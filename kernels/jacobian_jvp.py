@@ -1,4 +1,4 @@
-"""A layer's block of the stored Jacobian times (v, v_bias): sum over p, o of D select(V phi(pad(z)) + v_bias) (76).
+"""A layer's block of the stored Jacobian times (v, v_bias): D vec(select(V phi(pad(z)) + v_bias)) (76).
 
 z (N, H, W, C), D (N, K, Hp, Wp, O), v (O, KH, KW, C) and v_bias (O,) give (N, K). A tile of the selected
 convolution stays in registers and meets the K tiles of D there; what leaves is one sum a position, row and
@@ -8,6 +8,7 @@ torch writes a pre-pool array, gathers it, and reads the result again beside D.
 Reference: hfcnn.ops.jacobian_jvp.
 """
 
+# mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
 from __future__ import annotations
 
 from typing import TYPE_CHECKING

@@ -1,12 +1,14 @@
-"""The transpose of a layer's block of the stored Jacobian times q: the weight gradient of g = sum_k q_k D_k (80).
+"""A layer's block of the stored Jacobian, transposed, times q: the weight gradient of g = sum_k q_k D_k (80).
 
-z (N, H, W, C), D (N, K, Hp, Wp, O), q (N, K) and the code (N, Hp, Wp, O) give (O, KH, KW, C) and (O,). D is K
-times larger than g, so it must be read once. Where one program holds all taps and channels of its filters, g is
-formed from D in registers and never written. Where they need several programs, a first kernel writes g, 1/K of
-D, and `conv_vjp_weight` reads it. Both split positions over programs and add partial sums in order.
+z (N, H, W, C), D (N, K, Hp, Wp, O), q (N, K) and the code (N, Hp, Wp, O) give (O, KH, KW, C) and (O,).
+D is K times larger than g, so it must be read once. Where one program holds all taps and channels of its
+filters, g is formed from D in registers and never written. Where they need several programs, a first kernel
+writes g, 1/K of D, and `conv_vjp_weight` reads it. Both split positions over programs and add partial sums in
+order.
 Reference: hfcnn.ops.jacobian_vjp.
 """
 
+# mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
 from __future__ import annotations
 
 from dataclasses import replace

@@ -1,9 +1,10 @@
-"""Second pass of a sum over programs: partial sums added in a fixed order, so that the same call has the same bits.
+"""Second pass of a sum over programs: partial sums added in a fixed order, for the same bits at every call.
 
 A kernel writes rows of partial sums, one a program; here each element's column is summed, or each row. No
 kernel adds floats atomically.
 """
 
+# mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
 from __future__ import annotations
 
 import triton

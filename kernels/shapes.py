@@ -24,7 +24,7 @@ def power_of_two(n: int) -> int:
 
 
 def geometry(layer: ConvLayer) -> dict[str, int]:
-    """Constants that every convolution kernel has: sizes, then stride, padding and pooling, down and across."""
+    """Constants of every convolution kernel: sizes, then stride, padding and pooling, down and across."""
     return {
         "H": layer.height,
         "W": layer.width,
