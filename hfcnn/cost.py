@@ -31,14 +31,14 @@ GPU_TEMPORARY_BYTES = 512 * 2**20
 #: Share of the memory that is free now which kept linearisations may take.
 FREE_SHARE = 0.25
 #: Arrays of the largest layer's size that live at once, and vectors of theta's size in an iteration.
-TEMPORARIES, VECTORS = 3, 12
+TEMPORARIES, VECTORS = 2.5, 12
 #: Most images a batch: enough for any layer to be larger than the cost of starting it.
 MAX_BATCH_SIZE = 4096
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Operations (2 a multiply-add) and bytes per image."""
+    """Operations (2 a multiply-add) and peak bytes, for one image: what is kept and the temporaries."""
 
     operations: int
     bytes: int
@@ -60,6 +60,11 @@ def _pre_pool(network: Network) -> list[int]:
         layer.filters * layer.conv_height * layer.conv_width if isinstance(layer, ConvLayer) else layer.units
         for layer in network.layers
     ]
+
+
+def _temporary_bytes(network: Network, itemsize: int) -> int:
+    """Bytes that a product needs at once beside what is kept, for one image of its batch."""
+    return round(TEMPORARIES * max(_pre_pool(network)) * itemsize)
 
 
 def _activations(network: Network) -> int:
@@ -89,7 +94,9 @@ def stored_jacobian_bytes(network: Network, itemsize: int = 4) -> int:
 
 def value_cost(network: Network, itemsize: int = 4) -> Cost:
     """Evaluate f for one image."""
-    return Cost(2 * sum(_macs(network)), (_activations(network) + sum(_pre_pool(network))) * itemsize)
+    shapes = [math.prod(network.input_shape), *(math.prod(layer.output_shape) for layer in network.layers)]
+    peaks = [z + s + z_next for z, s, z_next in zip(shapes, _pre_pool(network), shapes[1:], strict=False)]
+    return Cost(2 * sum(_macs(network)), max(peaks) * itemsize)
 
 
 def gradient_cost(network: Network, itemsize: int = 4) -> Cost:
@@ -105,16 +112,17 @@ def jacobian_cost(network: Network, itemsize: int = 4) -> Cost:
     """Set the stored Jacobian up for one image: a forward pass and K backward ones (68)."""
     macs = _macs(network)
     backward = sum(macs[1:-1]) * network.n_outputs
-    return Cost(2 * (sum(macs) + backward), stored_jacobian_bytes(network, itemsize))
+    peak = stored_jacobian_bytes(network, itemsize) + _temporary_bytes(network, itemsize)
+    return Cost(2 * (sum(macs) + backward), peak)
 
 
 def product_cost(network: Network, form: str, itemsize: int = 4) -> Cost:
     """One Gauss-Newton product for one image, in the form "rop" or "jacobian"."""
-    macs = _macs(network)
+    macs, temporary = _macs(network), _temporary_bytes(network, itemsize)
     if form == "rop":
-        return Cost(2 * (4 * sum(macs) - 2 * macs[0]), linearization_bytes(network, itemsize))
+        return Cost(2 * (4 * sum(macs) - 2 * macs[0]), linearization_bytes(network, itemsize) + temporary)
     rows = sum(math.prod(layer.output_shape) for layer in network.layers[:-1]) * network.n_outputs
-    return Cost(2 * (2 * sum(macs) + 2 * rows), stored_jacobian_bytes(network, itemsize))
+    return Cost(2 * (2 * sum(macs) + 2 * rows), stored_jacobian_bytes(network, itemsize) + temporary)
 
 
 def memory_budget(memory: int | str, device: torch.device) -> int:
@@ -170,7 +178,7 @@ def fit_bytes(
     n_subset : int
         |S|.
     form : {"rop", "jacobian"}
-        Form of the Gauss-Newton product; in the R-operator's, at most `memory` bytes are kept.
+        Form of the Gauss-Newton product.
     memory : int
         Bytes for linearisations kept between products.
 
@@ -182,11 +190,10 @@ def fit_bytes(
     """
     batch = choose_batch_size(network, itemsize, torch.device(device))
     linear = linearization_bytes(network, itemsize)
-    kept = stored_jacobian_bytes(network, itemsize) * n_subset
-    if form == "rop":
-        n_kept = n_subset if linear * n_subset <= memory else memory // linear // batch * batch
-        kept = linear * n_kept
-    temporaries = batch * (linear + TEMPORARIES * max(_pre_pool(network)) * itemsize)
+    bytes_an_image = linear if form == "rop" else stored_jacobian_bytes(network, itemsize)
+    fits = bytes_an_image * n_subset <= memory
+    kept = bytes_an_image * (n_subset if fits else memory // (bytes_an_image * batch) * batch)
+    temporaries = batch * (linear + _temporary_bytes(network, itemsize))
     return kept + temporaries + VECTORS * network.n_parameters * itemsize
 
 

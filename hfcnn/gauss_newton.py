@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hfcnn.backend import TORCH, Backend
-from hfcnn.cost import choose_batch_size, choose_form, linearization_bytes, memory_budget
+from hfcnn.cost import (
+    choose_batch_size,
+    choose_form,
+    linearization_bytes,
+    memory_budget,
+    stored_jacobian_bytes,
+)
 from hfcnn.jacobian import StoredJacobian
 from hfcnn.linearize import Linearization
 from hfcnn.loss import Loss, get_loss
@@ -124,23 +130,35 @@ class GaussNewton:
             form = choose_form(network, n_images, n_products=n_products, memory=budget, itemsize=itemsize)
         self.form = form
         self._kept: dict[int, Linear] = {}
-        n_kept = n_images if form == "jacobian" else budget // linearization_bytes(network, itemsize)
-        for start in range(0, n_images, self._batch_size):
-            if start + self._batch_size <= n_kept or n_images <= n_kept:
-                self._kept[start] = self._linearize(start)
+        kind = StoredJacobian if form == "jacobian" else Linearization
+        bytes_an_image = (stored_jacobian_bytes if form == "jacobian" else linearization_bytes)(
+            network, itemsize
+        )
+        for start in self._starts():
+            budget -= bytes_an_image * min(self._batch_size, n_images - start)
+            if budget < 0:
+                break
+            self._kept[start] = kind(network, self._theta, self._batch(start), backend.product_ops)
+
+    def _starts(self) -> range:
+        return range(0, self._n_images, self._batch_size)
+
+    def _batch(self, start: int) -> Tensor:
+        index: Indices = slice(start, min(start + self._batch_size, self._n_images))
+        if self._indices is not None:
+            index = self._indices[index]
+        return take(self._images, index, self._theta.dtype, self.backend.device)
+
+    def _linear(self, start: int) -> Linear:
+        """The batch's linearisation: what is kept or, beyond the budget, a new one by the R-operator."""
+        if start in self._kept:
+            return self._kept[start]
+        return Linearization(self.network, self._theta, self._batch(start), self.backend.product_ops)
 
     @property
     def is_kept(self) -> bool:
         """Whether every batch's linearisation is kept, so that a product reads no images."""
-        return len(self._kept) == len(range(0, self._n_images, self._batch_size))
-
-    def _linearize(self, start: int) -> Linear:
-        index: Indices = slice(start, min(start + self._batch_size, self._n_images))
-        if self._indices is not None:
-            index = self._indices[index]
-        batch = take(self._images, index, self._theta.dtype, self.backend.device)
-        kind = StoredJacobian if self.form == "jacobian" else Linearization
-        return kind(self.network, self._theta, batch, self.backend.product_ops)
+        return len(self._kept) == len(self._starts())
 
     def matvec(self, v: Tensor) -> Tensor:
         """(G^S + lambda I) v.
@@ -155,8 +173,8 @@ class GaussNewton:
         Tensor of shape (n,)
         """
         result = v * (1 / self.C + self.damping)
-        for start in range(0, self._n_images, self._batch_size):
-            linear = self._kept.get(start) or self._linearize(start)
+        for start in self._starts():
+            linear = self._linear(start)
             q = self.loss.hessian_product(linear.outputs.to(v.dtype), linear.jvp(v).to(v.dtype))
             if self._weight is not None:
                 q = q * self._weight[start : start + len(q)].unsqueeze(1)

@@ -6,7 +6,7 @@ from networks import BY_NAME, FORMS, PRESET_CASES, each_form, each_loss, each_od
 from scipy.sparse.linalg import cg, eigsh
 
 from hfcnn import GaussNewton, Linearization
-from hfcnn.cost import linearization_bytes
+from hfcnn.cost import linearization_bytes, stored_jacobian_bytes
 
 C, DAMPING = 3.0, 0.25
 
@@ -111,6 +111,18 @@ def test_memory_decides_what_is_linearised_once(monkeypatch, generator):
         G @ v
         G @ v
         assert seen == expected
+
+
+@pytest.mark.parametrize("kept", [0, 1, 2, 3])
+def test_stored_jacobian_beyond_the_budget_is_the_r_operator(kept, generator):
+    case = BY_NAME["two-layers"]
+    theta, images, _ = case.draw()
+    v = direction(case, generator)
+    memory = kept * stored_jacobian_bytes(case.network, 8)
+    part = GaussNewton(case.network, theta, images, form="jacobian", batch_size=1, memory=memory)
+    whole = GaussNewton(case.network, theta, images, form="rop", batch_size=1)
+    assert part.is_kept == (kept >= len(images))
+    dense.assert_close(part @ v, whole @ v)
 
 
 @each_form
