@@ -249,8 +249,7 @@ def evaluate(
 ) -> None:
     """Print how many images of a data set a model classifies rightly, overall and of each class."""
     classifier, X, y = _model_and_data(model, data, split, device)
-    predicted = classifier.predict(X)
-    is_right = predicted == y
+    is_right = classifier.predict(X) == y
     table = Table("class", "images", "right", "accuracy")
     for label in sorted(set(y.tolist())):
         of_class = is_right[y == label]
@@ -258,6 +257,10 @@ def evaluate(
     console = Console()
     console.print(table)
     console.print(f"accuracy {100 * is_right.mean():.2f} % of {len(y)} images", highlight=False)
+    if confusion is not None:
+        from hfcnn import plots
+
+        plots.confusion(classifier, X, y).figure.savefig(confusion, dpi=150)
 
 
 def _model_and_data(model: Path, data: Path, split: str | None, device: str) -> tuple[Any, Any, Any]:

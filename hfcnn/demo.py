@@ -11,6 +11,7 @@ from sklearn.model_selection import train_test_split
 
 from hfcnn.estimator import NewtonCNNClassifier
 from hfcnn.network import Conv
+from hfcnn.plots import confusion, learning_curve
 from hfcnn.preprocessing import ImageScaler
 
 __all__ = ["run"]
@@ -38,6 +39,8 @@ def run(output: Path, seed: int, console: Console) -> None:
 
     Raises
     ------
+    ImportError
+        If matplotlib is not installed.
     ValueError
         If the accuracy is below 97 %.
     """
@@ -50,8 +53,16 @@ def run(output: Path, seed: int, console: Console) -> None:
     clf.fit(X_train, y_train, X_val=X_test, y_val=y_test)
     accuracy = clf.score(X_test, y_test)
     console.print(f"held-out accuracy {100 * accuracy:.2f} %", highlight=False)
+    output.mkdir(parents=True, exist_ok=True)
+    for name, axes in (
+        ("learning-curve", learning_curve(clf)),
+        ("confusion-matrix", confusion(clf, X_test, y_test, normalize=None)),
+    ):
+        path = output / f"{name}.png"
+        axes.figure.savefig(path, dpi=150)
+        console.print(str(path), highlight=False, soft_wrap=True)
     if accuracy < EXPECTED_ACCURACY:
         raise ValueError(
             f"held-out accuracy {100 * accuracy:.2f} % is below {100 * EXPECTED_ACCURACY:.0f} %: "
-            "something is wrong with this installation, or an unlucky seed"
+            "something is wrong with this installation, or the seed is unlucky"
         )
