@@ -25,7 +25,6 @@ __all__ = [
     "fingerprint",
     "load_model",
     "load_scaler",
-    "load_scaler",
     "read_checkpoint",
     "save_checkpoint",
     "save_model",
