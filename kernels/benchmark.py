@@ -11,7 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 
@@ -20,9 +20,6 @@ from .benchmark_whole import Step, whole_steps
 from .launch import PRECISIONS, TARGETS
 from .report_cases import N_OUTPUTS, Case, cases
 from .roofline import GPUS, Gpu, find_gpu, roofline
-
-if TYPE_CHECKING:
-    from types import ModuleType
 
 __all__ = ["IMPLEMENTATIONS", "Measurement", "Settings", "measure", "peaks", "settings_here", "time_call"]
 
@@ -53,6 +50,8 @@ class Settings:
         Whether to time torch.compile.
     seconds : float
         Time a measurement, roughly.
+    kernels : module or None
+        `hfcnn.kernels` where there is a GPU: Triton's interpreter is nothing to time.
     """
 
     networks: Sequence[str]
@@ -64,13 +63,7 @@ class Settings:
     gpu: Gpu
     compiles: bool
     seconds: float
-
-    @property
-    def kernels(self) -> ModuleType | None:
-        """`hfcnn.kernels` where there is a GPU."""
-        if self.device.type != "cuda":
-            return None
-        return importlib.import_module(__package__)
+    kernels: Any = None
 
 
 @dataclass(frozen=True)
@@ -135,6 +128,7 @@ def settings_here(
         gpu=peaks(device),
         compiles=has_gpu if compiles is None else compiles,
         seconds=0.2 if has_gpu else 0.05,
+        kernels=importlib.import_module(__package__) if has_gpu else None,
     )
 
 
@@ -142,12 +136,16 @@ def peaks(device: torch.device) -> Gpu:
     """Published peaks of the device; where there are none, those of a matrix product and a copy, measured."""
     if device.type == "cuda" and (gpu := find_gpu(torch.cuda.get_device_name(device))):
         return gpu
-    n = 4096 if device.type == "cuda" else 512
+    n = 4096 if device.type == "cuda" else 768
     a = torch.randn(n, n, device=device)
-    flops = 2 * n**3 / time_call(lambda: a @ a, device, 0.05)
     source = torch.randn(2**24, device=device)
     copy = torch.empty_like(source)
-    bandwidth = 2 * 4 * 2**24 / time_call(lambda: copy.copy_(source), device, 0.05)
+
+    def fastest(call: Callable[[], Any]) -> float:
+        return min(time_call(call, device, 0.02) for _ in range(5))
+
+    flops = 2 * n**3 / fastest(lambda: a @ a)
+    bandwidth = 2 * 4 * 2**24 / fastest(lambda: copy.copy_(source))
     names = GPUS[0].flops
     return replace(
         GPUS[0],

@@ -132,7 +132,7 @@ def outputs(case: Problem, result: Any, values: Mapping[str, Any] | None = None)
     if case.op == "cg_update":
         after = values if values is not None else case.values
         return (*result, after["x"], after["r"], after["p"])
-    if case.op == "conv_forward":
+    if case.op == "conv_forward" and isinstance(result, tuple):
         return (result[0],)
     return result if isinstance(result, tuple) else (result,)
 

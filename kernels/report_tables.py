@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
-from itertools import groupby
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import triton
 
 from .compile_report import MAX_SPILL, Row
-from .report_cases import N_IMAGES
+from .report_cases import N_IMAGES, Case
 from .roofline import gpu_of_arch
 
 if TYPE_CHECKING:
@@ -40,30 +39,59 @@ def summary_table(rows: Sequence[Row]) -> Table:
 
 
 def as_markdown(rows: Sequence[Row]) -> str:
-    """Summary and one table a target, as Markdown."""
+    """Worst of each kernel, what failed, and every shape with a column a target, as Markdown."""
+    targets = list(dict.fromkeys(row.case.target for row in rows))
+    shapes: dict[tuple[Case, str], dict[str, Row]] = {}
+    for row in rows:
+        shapes.setdefault((replace(row.case, target=""), row.kernel), {})[row.case.target] = row
+    failed = [[row.case.target, *_cells(row)] for row in rows if row.faults]
     parts = [
         "# Compile report",
-        f"Written by `hfcnn kernels report --markdown`, Triton {triton.__version__}; "
-        f"{N_IMAGES:,} images a launch. No GPU took part. Roofline times are bounds from published peaks, "
-        "not measurements. Failing is: spilling more than "
-        f"{MAX_SPILL} bytes a thread, more shared memory than the target has, a tf32 dot without matrix "
-        "instructions, or not compiling.",
+        f"Written by `hfcnn kernels report --markdown`, Triton {triton.__version__}; {N_IMAGES:,} images a "
+        "launch. No GPU took part: roofline times are bounds from published peaks, not measurements. A "
+        f"kernel fails if it spills more than {MAX_SPILL} bytes a thread, needs more shared memory than the "
+        "target has, does not compile, or has a tf32 dot without matrix instructions.",
         "## Worst of each kernel",
         _markdown(SUMMARY_COLUMNS, _summary(rows)),
+        "## Failed",
+        _markdown(("target", *COLUMNS), failed) if failed else "None.",
+        "## Every shape",
+        "A target's cell: registers a thread, bytes spilled, shared memory, occupancy, matrix instructions, "
+        "roofline time on "
+        + ", ".join(f"{gpu_of_arch(target).name} ({target})" for target in targets)
+        + ". MB is what the kernel reads and writes; unfused MB what torch's version of the whole op does.",
+        _markdown(
+            ("layer", "op", "kernel", "MFLOP", "MB", "unfused MB", *targets),
+            [_shape_line(found, targets) for found in shapes.values()],
+        ),
     ]
-    for target, group in _by_target(rows):
-        gpu = gpu_of_arch(target)
-        parts += [f"## {target} ({gpu.name})", _markdown(COLUMNS, [_cells(row) for row in group])]
     return "\n\n".join(parts) + "\n"
+
+
+def _shape_line(found: Mapping[str, Row], targets: Iterable[str]) -> list[str]:
+    cells = _cells(next(iter(found.values())))
+    texts = []
+    for target in targets:
+        if target not in found:
+            texts.append("-")
+            continue
+        row = found[target]
+        code, dots = row.code, _precision(row)
+        figures = (
+            f"{code.registers}",
+            f"{code.spilled} B",
+            f"{code.shared / 1024:.0f} KiB",
+            f"{100 * row.occupancy:.0f} %",
+            _instructions(code.matrix) or "none",
+            f"{1e6 * row.roofline:,.1f} us",
+        )
+        texts.append(("" if dots == "-" else f"{dots}: ") + ", ".join(figures))
+    return [*cells[:3], *cells[10:13], *texts]
 
 
 def as_json(rows: Sequence[Row]) -> str:
     """All there is to know of the rows, as JSON."""
     return json.dumps({"triton": triton.__version__, "rows": [asdict(row) for row in rows]}, indent=1)
-
-
-def _by_target(rows: Iterable[Row]) -> list[tuple[str, list[Row]]]:
-    return [(target, list(group)) for target, group in groupby(rows, lambda row: row.case.target)]
 
 
 def _cells(row: Row) -> list[str]:

@@ -6,6 +6,7 @@ Nothing is written: rows are printed, to be judged and put into `hfcnn.kernels.t
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -42,13 +43,14 @@ MAX_ACCUMULATORS = 128
 
 @dataclass(frozen=True)
 class Trial:
-    """A tile's time at one op and shape; `seconds` is infinite where it failed or was wrong."""
+    """A tile's time at one op and shape; where it failed or was wrong, infinite, and `note` says why."""
 
     case: Case
     kind: str
     tile: Tile
     seconds: float
     is_current: bool
+    note: str = ""
 
 
 def candidates(current: Tile, warp_size: int = 32) -> list[Tile]:
@@ -118,7 +120,7 @@ def _try_all(case: Case, target: Target, settings: Settings) -> Iterator[Trial]:
     )
     expected = truth(one)
     call = implementations(one, settings.kernels, settings.precision, compiles=False)["triton"]
-    seen: dict[Any, float] = {}
+    seen: dict[Any, tuple[float, str]] = {}
     for tile in candidates(current, target.warp_size):
         with _tile_in_use(key, tile):
             # tiles that the layer or the shared memory cut to the same launch are timed once
@@ -128,7 +130,8 @@ def _try_all(case: Case, target: Target, settings: Settings) -> Iterator[Trial]:
             )
             if planned not in seen:
                 seen[planned] = _time(one, expected, call, settings)
-        yield Trial(case, kind, tile, seen[planned], tile == current)
+        seconds, note = seen[planned]
+        yield Trial(case, kind, tile, seconds, tile == current, note)
 
 
 def _planned(case: Case, target: Target, settings: Settings) -> list[Any]:
@@ -143,12 +146,15 @@ def _planned(case: Case, target: Target, settings: Settings) -> list[Any]:
     )
 
 
-def _time(one: Any, expected: tuple[torch.Tensor, ...], call: Any, settings: Settings) -> float:
+def _time(one: Any, expected: tuple[torch.Tensor, ...], call: Any, settings: Settings) -> tuple[float, str]:
+    """Gate and time a call: its seconds, and why there are none."""
     try:
-        _, passes = gate(expected, outputs(one, call()), settings.precision)
-        return time_call(call, settings.device, settings.seconds) if passes else float("inf")
-    except Exception:  # too much shared memory, or a tile that the compiler refuses
-        return float("inf")
+        error, passes = gate(expected, outputs(one, call()), settings.precision)
+        if passes:
+            return time_call(call, settings.device, settings.seconds), ""
+        return math.inf, f"differs from float64 by {error:.1e}"
+    except Exception as error:  # too much shared memory, or a tile that the compiler refuses
+        return math.inf, f"{type(error).__name__}: {error}"
 
 
 @contextmanager
