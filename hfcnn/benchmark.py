@@ -261,6 +261,14 @@ def measure_products(case: Case, repeats: int, with_bf16: bool) -> list[Row]:
         at_least("torch.func product / R-operator", t["torch.func"] / t["rop"], 2.5),
         at_least("torch.func product / stored", t["torch.func"] / t["stored"], 4),
     ]
+    for n_products in (3, 10, 30):
+        chosen = cost.choose_form(case.network, len(case.images), n_products=n_products, memory=2**40)
+        totals = {
+            "rop": t["rop set-up"] + n_products * t["rop"],
+            "jacobian": t["set-up"] + n_products * t["stored"],
+        }
+        ratio = totals[chosen] / min(totals.values())
+        rows.append(at_most(f"form that auto takes for {n_products} CG steps / faster form", ratio, 1.1))
     if "curvlinops" in t:
         rows.append(at_least("curvlinops product / R-operator", t["curvlinops"] / t["rop"], 2.5))
         rows.append(at_least("curvlinops product / stored", t["curvlinops"] / t["stored"], 4))
