@@ -1,0 +1,38 @@
+"""scikit-learn's own checks, all of them: a skipped check counts as failed."""
+
+import unittest
+
+import pytest
+import torch
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from hfcnn import Conv, Dense, NewtonCNNClassifier, SGDCNNClassifier
+
+# Some checks hand over values around 100, on which stochastic gradients diverge, and say so.
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+# The default C is for tens of thousands of images: on the checks' tens it would regularise all away.
+# tol ends the check that raises max_iter to 1000.
+CLASSIFIERS = [
+    NewtonCNNClassifier(C=1.0, max_iter=5, tol=1e-4),
+    SGDCNNClassifier([Conv(16, 3), Dense(16)], C=1.0, max_iter=50, learning_rate=3e-3),
+]
+CHECKS = parametrize_with_checks(CLASSIFIERS).mark
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+# A list, since pytest 9 no longer takes the generator that scikit-learn before 1.8 makes.
+@pytest.mark.parametrize(CHECKS.args[0], list(CHECKS.args[1]), **CHECKS.kwargs)
+def test_check(estimator, check, monkeypatch):
+    monkeypatch.setenv("SCIPY_ARRAY_API", "1")  # without it the check of array API input skips itself
+    try:
+        check(estimator)
+    except unittest.SkipTest as skip:
+        pytest.fail(f"skipped: {skip}")
