@@ -203,21 +203,25 @@ def func_product(case: Case, size: int) -> Timed:
     return call
 
 
-def curvlinops_product(case: Case, size: int) -> Timed:
-    """Gauss-Newton product by curvlinops' operator; ImportError where it is not installed."""
+def curvlinops_operator(case: Case, size: int) -> Any:
+    """Gauss-Newton operator of curvlinops; ImportError where it is not installed."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its dependencies use what torch has deprecated
         from curvlinops import GGNLinearOperator
     module = case.torch_module()
-    operator = GGNLinearOperator(
+    return GGNLinearOperator(
         module,
         nn.MSELoss(reduction="sum"),
         list(module.parameters()),
         case.torch_batches(size),
         check_deterministic=False,
     )
-    v = case.v.clone()
-    return lambda: operator @ v
+
+
+def curvlinops_product(case: Case, size: int) -> Timed:
+    """Gauss-Newton product by curvlinops; ImportError where it is not installed."""
+    operator = curvlinops_operator(case, size)
+    return lambda: operator @ case.v
 
 
 def measure_products(case: Case, repeats: int, with_bf16: bool) -> list[Row]:

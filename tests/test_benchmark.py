@@ -1,0 +1,92 @@
+import json
+import sys
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from hfcnn import benchmark
+from hfcnn.benchmark import app, at_least, at_most, fastest, interleave, matmul_rate
+
+runner = CliRunner()
+
+
+def rows(tmp_path, *arguments):
+    file = tmp_path / "rows.json"
+    result = runner.invoke(app, [*arguments, "--json", str(file)])
+    assert result.exit_code == 0, result.output
+    content = json.loads(file.read_text())
+    assert content["machine"]["threads"] == torch.get_num_threads()
+    return [row for case in content["rows"].values() for row in case]
+
+
+def test_goals():
+    assert at_most("", 1.0, 1.0).is_reached
+    assert not at_most("", 1.01, 1.0).is_reached
+    assert at_least("", 2.5, 2.5).is_reached
+    assert not at_least("", 2.4, 2.5).is_reached
+
+
+def test_candidates_take_turns_after_a_turn_of_warm_up():
+    calls = []
+    seconds = interleave({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 2)
+    assert "".join(calls) == "ababab"
+    assert set(seconds) == {"a", "b"}
+
+
+def test_fastest_and_rate():
+    slow, fast = (lambda: sum(range(300_000))), (lambda: None)
+    assert fastest([slow, fast]) is fast
+    assert matmul_rate({"matmul torch": 2.0, "matmul numpy": 1.0}, 10) == 2000 / 1e9
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # of what curvlinops needs
+def test_peers_compute_the_same_product():
+    """A ratio of times means something only where both sides computed the same."""
+    case = benchmark.Case.draw("cnn3", (8, 8, 1), 6)
+    try:
+        peer = benchmark.curvlinops_operator(case, 6)
+    except ImportError:
+        pytest.skip("curvlinops is not installed")
+    parameters = dict(case.network.to_torch(case.v).named_parameters())  # v in torch's order and layout
+    theirs = peer @ torch.cat([p.detach().flatten() for p in parameters.values()])
+    ours = case.operator("rop") @ case.v - (1 / case.C + 1.0) * case.v
+    reordered = dict(case.network.to_torch(ours).named_parameters())
+    expected = torch.cat([p.detach().flatten() for p in reordered.values()])
+    torch.testing.assert_close(theirs / len(case.images), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # of what curvlinops needs
+def test_products(tmp_path):
+    measured = rows(tmp_path, "products", "--smoke", "--repeats", "1")
+    names = [row["what"] for row in measured]
+    assert "R-operator product / autograd" in names
+    assert "torch.func product / stored" in names
+    assert all(row["figure"] > 0 for row in measured)
+
+
+def test_iteration(tmp_path):
+    measured = rows(tmp_path, "iteration", "--smoke", "--repeats", "1")
+    assert [row["unit"] for row in measured] == ["s", "s", "s", "GFLOP/s"]
+
+
+def test_predict(tmp_path):
+    assert rows(tmp_path, "predict", "--smoke", "--repeats", "1")[0]["figure"] > 0
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_memory(tmp_path):
+    measured = rows(tmp_path, "memory", "--smoke")
+    peaks = [row["figure"] for row in measured if row["unit"] == "MiB"]
+    assert len(peaks) == 3
+    assert min(peaks) > 0
+
+
+def test_bf16_counts_and_accuracy():
+    generator = torch.Generator().manual_seed(0)
+    images, labels = torch.randn(40, 8, 8, 1, generator=generator), torch.arange(40) % 10
+    counts, near, accuracy, loss = benchmark.measure_bf16(images, labels, 3)
+    assert counts.figure >= 3
+    assert near.figure < 0.5
+    assert 0 <= accuracy.figure <= 1
+    assert abs(loss.figure) <= 1
