@@ -6,10 +6,12 @@ units. Beside them stand the bytes and operations counted from the shape, and th
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import inspect
 import json
 import os
-import sys
+import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -26,7 +28,7 @@ from .machine_code import MachineCode, compile_launch, compiler_environment
 from .report_cases import Case
 from .roofline import Resources, gpu_of_arch, occupancy, roofline
 
-__all__ = ["MAX_SPILL", "Row", "default_cache", "faults", "report"]
+__all__ = ["MAX_SPILL", "Row", "default_cache", "faults", "report", "source_hash"]
 
 #: Bytes of stack a thread above which a kernel fails. A few words outside the loop cost nothing; the least
 #: spill in a hot loop that was seen is 96.
@@ -202,7 +204,7 @@ def _key(launch: Launch, target: str) -> str:
         triton.__version__,
         target,
         launch.kernel.__name__,
-        _source_hash(launch.kernel.fn.__module__),
+        source_hash(launch.kernel.fn),
         list(launch.signature.items()),
         sorted((name, repr(value)) for name, value in launch.constexprs.items()),
         sorted((name, repr(value)) for name, value in launch.compile_options().items()),
@@ -211,24 +213,19 @@ def _key(launch: Launch, target: str) -> str:
 
 
 @lru_cache
-def _source_hash(module: str) -> str:
-    """Hash of a module's file and of the files that it takes device functions from."""
-    files = set()
-    names = {module}
-    for name in (module, *(_module_of(value) for value in vars(sys.modules[module]).values())):
-        names.add(name or module)
+def source_hash(function: Any) -> str:
+    """Hash of a Python function and of the Triton functions it calls, comments and docstrings left out."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
+    assert isinstance(tree, ast.FunctionDef)
+    if ast.get_docstring(tree) is not None:
+        del tree.body[0]
+    names = sorted({node.id for node in ast.walk(tree) if isinstance(node, ast.Name)})
+    digest = hashlib.sha256(ast.dump(tree).encode())
     for name in names:
-        files.add(sys.modules[name].__file__ or "")
-    digest = hashlib.sha256()
-    for file in sorted(files):
-        digest.update(Path(file).read_bytes())
+        value = function.__globals__.get(name)
+        if hasattr(value, "arg_names"):  # compiled or interpreted, it holds the Python function
+            digest.update(source_hash(value.fn).encode())
     return digest.hexdigest()
-
-
-def _module_of(value: Any) -> str | None:
-    """Module of a Triton function, by the Python function inside; None for anything else."""
-    function = getattr(value, "fn", None)
-    return function.__module__ if callable(function) and hasattr(value, "arg_names") else None
 
 
 def _read(file: Path) -> MachineCode | None:

@@ -1,5 +1,6 @@
 """The compile report: counting, reading machine code, rules, cache, and the command in a clean process."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -8,7 +9,7 @@ import textwrap
 from dataclasses import replace
 
 import pytest
-from hfcnn.kernels.compile_report import MAX_SPILL, _key, faults
+from hfcnn.kernels.compile_report import MAX_SPILL, _key, faults, source_hash
 from hfcnn.kernels.launch import TARGETS
 from hfcnn.kernels.machine_code import MachineCode, compiler_environment, count_dots, inspect_amdgcn
 from hfcnn.kernels.report_cases import cases, quick_cases
@@ -173,7 +174,8 @@ def test_cases_join_shapes_that_networks_share():
     found = cases(targets=("sm_90",), ops=("conv_jvp", "cg_update"))
     by_name = {name: case for case in found for name in case.where}
     assert by_name["cnn3 MNIST 1"] is by_name["cnn5 MNIST 1"]
-    assert len([case for case in found if case.op == "conv_jvp"]) == 2 * (3 + 5 - 1)
+    assert by_name["cnn3 MNIST 2"] is by_name["cnn5 MNIST 3"]
+    assert len([case for case in found if case.op == "conv_jvp"]) == 2 * (3 + 5 - 2)
     assert sum(len(case.where) for case in found if case.op == "conv_jvp") == 2 * (3 + 5)
     # the paper's numbers of parameters, for 32 x 32 x 3 images
     assert {68_106, 161_450} < {case.n_images for case in found if case.op == "cg_update"}
@@ -201,6 +203,32 @@ def test_key_depends_on_what_is_compiled():
     keys = {_key(launch, "sm_90"), _key(launch, "sm_80"), *(_key(other, "sm_90") for other in others)}
     assert len(keys) == 5
     assert _key(replace(launch, grid=(1,), flops=0), "sm_90") in keys
+
+
+def test_source_hash_sees_callees_and_no_comments(tmp_path):
+    text = """
+import triton
+import triton.language as tl
+@triton.jit
+def helper(x):
+    return x + 1
+@triton.jit
+def kernel(p):
+    \"\"\"Text.\"\"\"
+    tl.store(p, helper(2))  # a comment
+"""
+
+    def hash_of(name, text):
+        (tmp_path / f"{name}.py").write_text(text)
+        spec = importlib.util.spec_from_file_location(name, tmp_path / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return source_hash(module.kernel.fn)
+
+    first = hash_of("a", text)
+    assert hash_of("b", text.replace("comment", "remark").replace("Text", "More text")) == first
+    assert hash_of("c", text.replace("x + 1", "x + 2")) != first
+    assert hash_of("d", text.replace("helper(2)", "helper(3)")) != first
 
 
 def test_environment_is_restored(monkeypatch):
