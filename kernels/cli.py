@@ -1,4 +1,4 @@
-"""The commands ``hfcnn kernels report``, ``benchmark`` and ``tune``."""
+"""The commands ``hfcnn kernels report``, ``traffic``, ``benchmark`` and ``tune``."""
 
 from __future__ import annotations
 
@@ -179,3 +179,27 @@ def tune(
     generation = _generation(current_target(torch.empty(0, device=settings.device)))
     for row in best_rows(trials, generation, precision):
         console.print(row, markup=False)
+
+
+@app.command()
+def traffic(
+    network: Annotated[str, typer.Option(help="cnn3 or cnn5.")] = "cnn3",
+    images: Annotated[str, typer.Option(help="MNIST or CIFAR10: the size of an image.")] = "CIFAR10",
+    markdown: Annotated[Optional[Path], typer.Option(help="Write the table here.")] = None,  # noqa: UP045
+) -> None:
+    """Count operations and bytes of each op at each layer, fused and as torch's version; runs nothing."""
+    from . import report_tables
+    from .report_cases import IMAGES, cases
+
+    if images not in IMAGES:
+        raise typer.BadParameter(f"images must be one of {', '.join(IMAGES)}; got {images!r}")
+    try:
+        selected = cases((network,), ("sm_90",), images=(images,))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    lines = report_tables.traffic_lines(
+        case for case in selected if case.precision == "tf32" or case.op == "conv_value"
+    )
+    _console().print(report_tables.traffic_table(lines, f"{network}, {images}"))
+    if markdown:
+        markdown.write_text(report_tables.traffic_markdown(lines))

@@ -16,12 +16,21 @@ from .roofline import gpu_of_arch
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["as_json", "as_markdown", "summary_table", "table"]
+__all__ = [
+    "as_json",
+    "as_markdown",
+    "summary_table",
+    "table",
+    "traffic_lines",
+    "traffic_markdown",
+    "traffic_table",
+]
 
 COLUMNS = (
     "layer", "op", "kernel", "precision", "warps", "registers", "spilled B", "shared KiB", "occupancy %",
     "matrix instructions", "MFLOP", "MB", "unfused MB", "roofline us", "bound", "verdict",
 )  # fmt: skip
+TRAFFIC_COLUMNS = ("layer", "op", "MFLOP", "kB read", "kB written", "kB unfused", "ratio")
 SUMMARY_COLUMNS = (
     "target", "kernels", "precision", "registers", "spilled B", "shared KiB", "occupancy %",
     "matrix instructions", "failed",
@@ -68,6 +77,40 @@ def as_markdown(rows: Sequence[Row]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def traffic_lines(selected: Iterable[Case]) -> list[list[str]]:
+    """Count each case's operations and bytes, per image; per step for `cg_update`."""
+    lines = []
+    for case in selected:
+        planned = case.launches()
+        n = 1 if case.layer is None else case.n_images
+        flops = sum(launch.flops for launch in planned)
+        read = sum(launch.bytes_read for launch in planned)
+        written = sum(launch.bytes_written for launch in planned)
+        unfused = sum(launch.bytes_unfused for launch in planned)
+        lines.append(
+            [
+                layer_name(case),
+                op_name(case),
+                f"{flops / n / 1e6:,.2f}",
+                f"{read / n / 1e3:,.1f}",
+                f"{written / n / 1e3:,.1f}",
+                f"{unfused / n / 1e3:,.1f}",
+                f"{unfused / (read + written):.1f}",
+            ]
+        )
+    return sorted(lines, key=lambda line: line[1])
+
+
+def traffic_table(lines: Iterable[Sequence[str]], title: str) -> Table:
+    """Build a rich table of `traffic_lines`."""
+    return _rich(title, TRAFFIC_COLUMNS, lines, left=("layer", "op"))
+
+
+def traffic_markdown(lines: Iterable[Sequence[str]]) -> str:
+    """`traffic_lines` as a Markdown table."""
+    return _markdown(TRAFFIC_COLUMNS, lines) + "\n"
+
+
 def _shape_line(found: Mapping[str, Row], targets: Iterable[str]) -> list[str]:
     cells = _cells(next(iter(found.values())))
     texts = []
@@ -96,10 +139,9 @@ def as_json(rows: Sequence[Row]) -> str:
 
 def _cells(row: Row) -> list[str]:
     case, code = row.case, row.code
-    op = f"{case.op} x{case.n_outputs}" if case.n_outputs > 1 and case.op == "conv_vjp_input" else case.op
     return [
-        _layer_name(row),
-        op,
+        layer_name(case),
+        op_name(case),
         row.kernel,
         _precision(row),
         str(row.num_warps),
@@ -117,10 +159,17 @@ def _cells(row: Row) -> list[str]:
     ]
 
 
-def _layer_name(row: Row) -> str:
-    layer = row.case.layer
+def op_name(case: Case) -> str:
+    """Op, and how many cotangents an image share one code."""
+    many = case.n_outputs > 1 and case.op == "conv_vjp_input"
+    return f"{case.op} x{case.n_outputs}" if many else case.op
+
+
+def layer_name(case: Case) -> str:
+    """Shape of the layer, or the length of the vectors."""
+    layer = case.layer
     if layer is None:
-        return f"n = {row.case.n_images:,}"
+        return f"n = {case.n_images:,}"
     pool = f" pool {layer.pool[0]}" if layer.is_pooled else ""
     shape = f"{layer.height}x{layer.width}x{layer.channels}"
     return f"{shape} to {layer.filters}, {layer.kernel[0]}x{layer.kernel[1]}{pool}"
