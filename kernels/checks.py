@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 __all__ = ["check_cotangent", "check_images", "check_rows", "check_selection", "check_tensors"]
 
+#: Most positions in a tile.
+LARGEST_TILE = 256
+
 
 def check_tensors(like: Tensor, **tensors: tuple[Tensor, tuple[int, ...]]) -> None:
     """Check that each tensor is contiguous, of its shape, and of the dtype and device of `like`.
@@ -59,6 +62,7 @@ def check_images(z: Tensor, layer: ConvLayer, precision: str, name: str = "z") -
     if z.dim() != 4 or tuple(z.shape[1:]) != layer.input_shape:
         raise ValueError(f"{name} must be of shape (N, {str(layer.input_shape)[1:]}; got {tuple(z.shape)}")
     _check_place(name, z, z)
+    _check_offsets(layer)
     return len(z)
 
 
@@ -75,6 +79,7 @@ def check_cotangent(g: Tensor, layer: ConvLayer, precision: str) -> tuple[int, .
         tail = str(layer.output_shape)[1:]
         raise ValueError(f"g must be of shape (N, {tail} or (N, K, {tail}; got {tuple(g.shape)}")
     _check_place("g", g, g)
+    _check_offsets(layer)
     return tuple(g.shape[:-3])
 
 
@@ -91,7 +96,17 @@ def check_rows(D: Tensor, z: Tensor, layer: ConvLayer) -> int:
         tail = str(layer.output_shape)[1:]
         raise ValueError(f"D must be of shape ({len(z)}, K, {tail}; got {tuple(D.shape)}")
     check_tensors(z, D=(D, tuple(D.shape)))
+    _check_offsets(layer, rows)
     return int(rows)
+
+
+def _check_offsets(layer: ConvLayer, rows: int = 1) -> None:
+    """Check that offsets within a tile, which are int32, suffice: a few images of any realistic size."""
+    plane = layer.out_height * layer.out_width
+    images = LARGEST_TILE // plane + 2
+    image = max(layer.height * layer.width * layer.channels, rows * plane * layer.filters)
+    if images * image >= 2**31:
+        raise ValueError(f"images are too large for the kernels: {layer} with {rows} rows")
 
 
 def _check_types(name: str, tensor: Tensor, precision: str) -> None:

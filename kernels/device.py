@@ -13,7 +13,7 @@ import triton.language as tl
 
 @triton.jit
 def tile_of(i_p, n_images, PLANE: tl.constexpr, BLOCK_P: tl.constexpr):
-    """First image of tile i_p (int64), and of each position its image from there, place in the plane, mask."""
+    """First image of tile i_p (int64); each position's image from there, place in its plane, and mask."""
     start = tl.cast(i_p, tl.int64) * BLOCK_P
     n_first = start // PLANE
     o_p = (start - n_first * PLANE).to(tl.int32) + tl.arange(0, BLOCK_P)  # [BP]

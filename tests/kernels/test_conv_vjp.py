@@ -1,0 +1,73 @@
+import torch
+
+from hfcnn import ops
+
+
+def test_vjp_input(p, tiles, kernels, check):
+    expected = ops.conv_vjp_input(p.exact.g, p.exact.w, p.code.cpu(), p.layer)
+    check("g_input", kernels.conv_vjp_input(p.g, p.w, p.code, p.layer, precision="ieee"), expected, p.dtype)
+
+
+def test_vjp_input_of_rows(odd, kernels, check):
+    for name in ("rectangular", "many-small-images", "one-image", "stride-2"):
+        p = odd(name)
+        expected = ops.conv_vjp_input(p.exact.rows, p.exact.w, p.code.cpu(), p.layer)
+        actual = kernels.conv_vjp_input(p.rows, p.w, p.code, p.layer, precision="ieee")
+        check(name, actual, expected, p.dtype)
+
+
+def test_vjp_weight(p, tiles, kernels, check):
+    expected = ops.conv_vjp_weight(p.exact.g, p.exact.z, p.code.cpu(), p.layer)
+    actual = kernels.conv_vjp_weight(p.g, p.z, p.code, p.layer, precision="ieee")
+    for name, a, e in zip(("g_weight", "g_bias"), actual, expected, strict=True):
+        check(name, a, e, p.dtype)
+
+
+def test_vjp_is_both(odd, kernels):
+    p = odd("three-channels")
+    g_input, *parameters = kernels.conv_vjp(p.g, p.z, p.w, p.code, p.layer)
+    none, *same = kernels.conv_vjp(p.g, p.z, p.w, p.code, p.layer, needs_input=False)
+    assert none is None
+    assert torch.equal(g_input, kernels.conv_vjp_input(p.g, p.w, p.code, p.layer))
+    weight = kernels.conv_vjp_weight(p.g, p.z, p.code, p.layer)
+    for a, b, c in zip(parameters, same, weight, strict=True):
+        assert torch.equal(a, b) and torch.equal(a, c)
+
+
+def test_adjoint_identity(odd, kernels):
+    for name in ("three-channels", "stride-2", "rectangular", "pool-3-remainder"):
+        p = odd(name, torch.float64)
+        jvp = kernels.conv_jvp(p.z, p.z_dot, p.w, p.v, p.v_bias, p.code, p.layer)
+        g_input, g_weight, g_bias = kernels.conv_vjp(p.g, p.z, p.w, p.code, p.layer)
+        forward = (p.g * jvp).sum()
+        backward = (g_input * p.z_dot).sum() + (g_weight * p.v).sum() + (g_bias * p.v_bias).sum()
+        torch.testing.assert_close(forward, backward, rtol=1e-12, atol=1e-12)
+
+
+def test_same_bits_again(odd, kernels):
+    p = odd("many-small-images")
+    once = kernels.conv_vjp(p.g, p.z, p.w, p.code, p.layer)
+    again = kernels.conv_vjp(p.g, p.z, p.w, p.code, p.layer)
+    assert all(torch.equal(a, b) for a, b in zip(once, again, strict=True))
+
+
+def test_many_splits(odd, kernels, monkeypatch, check):
+    """Positions split over more programs than the last one has tiles for."""
+    target = kernels.TARGETS["sm_90"]
+    monkeypatch.setattr(kernels.launch, "current_target", lambda tensor: target)
+    p = odd("many-small-images")
+    layer, n_images = p.layer, 400
+    z, g, code = (x.repeat(6, 1, 1, 1)[:n_images] for x in (p.z, p.g, p.code))
+    first, second = kernels.launches("conv_vjp_weight", layer, n_images, precision="ieee", target=target)
+    assert first.grid[-1] == second.constexprs["N_ROWS"] > 3
+    expected = ops.conv_vjp_weight(g.cpu().double(), z.cpu().double(), code.cpu(), layer)
+    actual = kernels.conv_vjp_weight(g, z, code, layer, precision="ieee")
+    for name, a, e in zip(("g_weight", "g_bias"), actual, expected, strict=True):
+        check(name, a, e, p.dtype)
+
+
+def test_no_images(odd, kernels):
+    p = odd("three-channels")
+    g_input, g_weight, g_bias = kernels.conv_vjp(p.g[:0], p.z[:0], p.w, p.code[:0], p.layer)
+    assert g_input.shape == (0, *p.layer.input_shape)
+    assert not g_weight.any() and not g_bias.any()
