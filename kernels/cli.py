@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -22,7 +22,7 @@ app = typer.Typer(
 #: Width of tables where the output is no terminal.
 WIDTH = 200
 
-Names = Optional[list[str]]  # noqa: UP045 - typer reads it at run time
+Names = list[str] | None
 
 
 def _console() -> Console:
@@ -36,10 +36,10 @@ def report(
     op: Annotated[Names, typer.Option(help="An operation, such as conv_jvp; all by default.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A sample: minutes instead of an hour.")] = False,
     summary: Annotated[bool, typer.Option("--summary", help="Print the worst of each kernel only.")] = False,
-    json: Annotated[Optional[Path], typer.Option(help="Write all figures here as JSON.")] = None,  # noqa: UP045
-    markdown: Annotated[Optional[Path], typer.Option(help="Write the tables here.")] = None,  # noqa: UP045
-    cache: Annotated[Optional[Path], typer.Option(help="Folder of compiled results.")] = None,  # noqa: UP045
-    jobs: Annotated[Optional[int], typer.Option(help="Processes; one a core by default.")] = None,  # noqa: UP045
+    json: Annotated[Path | None, typer.Option(help="Write all figures here as JSON.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write the tables here.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder of compiled results.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Processes; one a core by default.")] = None,
 ) -> None:
     """Compile every kernel at every shape of the presets for real GPUs; no GPU is needed.
 
@@ -92,12 +92,12 @@ def _progress(console: Console) -> Progress:
 def benchmark(
     network: Annotated[Names, typer.Option(help="cnn3 or cnn5.")] = None,
     op: Annotated[Names, typer.Option(help="An operation, such as conv_jvp; all by default.")] = None,
-    images: Annotated[Optional[int], typer.Option(help="Images a call.")] = None,  # noqa: UP045
+    images: Annotated[int | None, typer.Option(help="Images a call.")] = None,
     precision: Annotated[str, typer.Option(help="tf32, tf32x3 or ieee.")] = "tf32",
-    compile: Annotated[Optional[bool], typer.Option(help="Time torch.compile; on a GPU.")] = None,  # noqa: UP045
+    compile: Annotated[bool | None, typer.Option(help="Time torch.compile; on a GPU.")] = None,
     whole: Annotated[bool, typer.Option(help="Time whole products and Newton iterations too.")] = True,
-    json: Annotated[Optional[Path], typer.Option(help="Write all figures here as JSON.")] = None,  # noqa: UP045
-    plot: Annotated[Optional[Path], typer.Option(help="Draw a roofline plot here.")] = None,  # noqa: UP045
+    json: Annotated[Path | None, typer.Option(help="Write all figures here as JSON.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw a roofline plot here.")] = None,
 ) -> None:
     """Time the kernels against torch, torch.func and torch.compile, each after a check against float64.
 
@@ -137,7 +137,7 @@ def benchmark(
 def tune(
     network: Annotated[Names, typer.Option(help="cnn3 or cnn5; both by default.")] = None,
     op: Annotated[Names, typer.Option(help="An operation, such as conv_jvp; all by default.")] = None,
-    images: Annotated[Optional[int], typer.Option(help="Images a call.")] = None,  # noqa: UP045
+    images: Annotated[int | None, typer.Option(help="Images a call.")] = None,
     precision: Annotated[str, typer.Option(help="tf32, tf32x3 or ieee.")] = "tf32",
 ) -> None:
     """Time candidate tiles on this machine's GPU and print the rows of the tile table that win.
@@ -185,7 +185,7 @@ def tune(
 def traffic(
     network: Annotated[str, typer.Option(help="cnn3 or cnn5.")] = "cnn3",
     images: Annotated[str, typer.Option(help="MNIST or CIFAR10: the size of an image.")] = "CIFAR10",
-    markdown: Annotated[Optional[Path], typer.Option(help="Write the table here.")] = None,  # noqa: UP045
+    markdown: Annotated[Path | None, typer.Option(help="Write the table here.")] = None,
 ) -> None:
     """Count operations and bytes of each op at each layer, fused and as torch's version; runs nothing."""
     from . import report_tables
