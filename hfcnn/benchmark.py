@@ -418,16 +418,19 @@ def machine() -> dict[str, str | int]:
     }
 
 
-def report(title: str, groups: dict[str, list[Row]], json_file: Path | None) -> None:
-    """Print groups of rows as one table and, where asked for, write them as JSON."""
+def report(title: str, groups: dict[str, list[Row]], json_file: Path | None, markdown: Path | None) -> None:
+    """Print groups of rows as one table and, where asked for, write them as JSON and Markdown."""
     about = machine()
-    table = Table(title=f"{title}: {about['processor']}, {about['threads']} threads, torch {about['torch']}")
-    for column in ("case", "measure", "figure", "goal", "reached"):
-        table.add_column(column, justify="right" if column == "figure" else "left")
+    title = f"{title}: {about['processor']}, {about['threads']} threads, torch {about['torch']}"
+    columns = ("case", "measure", "figure", "goal", "reached")
+    table = Table(*columns, title=title)
+    lines = [" | ".join(columns), " | ".join("---" for _ in columns)]
     for case, rows in groups.items():
         for row in rows:
             reached = "" if row.is_reached is None else ("yes" if row.is_reached else "no")
-            table.add_row(case, row.what, f"{row.figure:.3g} {row.unit}".strip(), row.goal, reached)
+            cells = (case, row.what, f"{row.figure:.3g} {row.unit}".strip(), row.goal, reached)
+            table.add_row(*cells)
+            lines.append(" | ".join(cell.replace("|", "\\|") for cell in cells))
     Console(width=None if sys.stdout.isatty() else 140).print(table)
     if json_file:
         content = {
@@ -435,9 +438,12 @@ def report(title: str, groups: dict[str, list[Row]], json_file: Path | None) -> 
             "rows": {case: [asdict(r) for r in rows] for case, rows in groups.items()},
         }
         json_file.write_text(json.dumps(content, indent=1) + "\n")
+    if markdown:
+        markdown.write_text("\n".join(f"| {line} |" for line in lines) + "\n")
 
 
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the rows there as JSON.")]
+Markdown = Annotated[Path | None, typer.Option(help="Write the rows there as a Markdown table.")]
 Repeats = Annotated[int, typer.Option(min=1, help="Turns that the medians are over.")]
 Smoke = Annotated[bool, typer.Option("--smoke", help="Tiny sizes, to see that it runs.")]
 Images = Annotated[
@@ -467,20 +473,23 @@ def products(
     images: Images = None,
     repeats: Repeats = 7,
     json_file: JsonFile = None,
+    markdown: Markdown = None,
     smoke: Smoke = False,
 ) -> None:
     """Gradient and Gauss-Newton products against autograd, torch.func, curvlinops and matmul."""
     groups = {
         name: measure_products(case, repeats, has_bf16()) for name, case in _cases(network, images, smoke)
     }
-    report("products", groups, json_file)
+    report("products", groups, json_file, markdown)
 
 
 @app.command()
-def iteration(repeats: Repeats = 5, json_file: JsonFile = None, smoke: Smoke = False) -> None:
+def iteration(
+    repeats: Repeats = 5, json_file: JsonFile = None, markdown: Markdown = None, smoke: Smoke = False
+) -> None:
     """A Newton iteration against simpleNN's."""
     sizes = (64, 16, 3) if smoke else (5000, 250, 20)
-    report("iteration", {"cnn3, 28x28x1": measure_iteration(*sizes, repeats)}, json_file)
+    report("iteration", {"cnn3, 28x28x1": measure_iteration(*sizes, repeats)}, json_file, markdown)
 
 
 @app.command()
@@ -489,15 +498,16 @@ def predict(
     images: Images = None,
     repeats: Repeats = 7,
     json_file: JsonFile = None,
+    markdown: Markdown = None,
     smoke: Smoke = False,
 ) -> None:
     """Predicting against the same torch network in eval mode."""
     groups = {name: measure_predict(case, repeats) for name, case in _cases(network, images, smoke)}
-    report("predict", groups, json_file)
+    report("predict", groups, json_file, markdown)
 
 
 @app.command()
-def memory(json_file: JsonFile = None, smoke: Smoke = False) -> None:
+def memory(json_file: JsonFile = None, markdown: Markdown = None, smoke: Smoke = False) -> None:
     """Peak memory of a fit against the sampling rate, and against the model (Linux)."""
     n_images, budget = (200, 2**20) if smoke else (4000, 64 * 2**20)
     groups = {
@@ -505,7 +515,7 @@ def memory(json_file: JsonFile = None, smoke: Smoke = False) -> None:
         for preset in ("cnn3", "cnn5")[: 1 if smoke else 2]
         for shape in SHAPES[: 1 if smoke else 2]
     }
-    report("memory", groups, json_file)
+    report("memory", groups, json_file, markdown)
 
 
 @app.command()
@@ -514,6 +524,7 @@ def bf16(
     train_size: Annotated[int, typer.Option(min=10, help="First images to take.")] = 5000,
     iterations: Annotated[int, typer.Option(min=1, help="Newton iterations.")] = 15,
     json_file: JsonFile = None,
+    markdown: Markdown = None,
 ) -> None:
     """Whether products in bfloat16 leave CG counts and accuracy as they are."""
     if not has_bf16():
@@ -525,4 +536,4 @@ def bf16(
     X, y = load(data)
     images = torch.from_numpy(ImageScaler().fit_transform(X[:train_size]))
     labels = torch.from_numpy(np.unique(y[:train_size], return_inverse=True)[1])
-    report("bf16", {data.name: measure_bf16(images, labels, iterations)}, json_file)
+    report("bf16", {data.name: measure_bf16(images, labels, iterations)}, json_file, markdown)
