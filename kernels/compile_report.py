@@ -10,6 +10,7 @@ import ast
 import hashlib
 import inspect
 import json
+import math
 import os
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
@@ -147,13 +148,10 @@ def _row(case: Case, launch: Launch, code: MachineCode) -> Row:
     precision = next(iter(code.dots), case.precision)
     n_bytes = launch.bytes_read + launch.bytes_written
     roof = roofline(gpu, launch.flops, n_bytes, precision)
-    programs = 1
-    for length in launch.grid:
-        programs *= length
     return Row(
         case=case,
         kernel=launch.kernel.__name__.strip("_").removesuffix("_kernel"),
-        programs=programs,
+        programs=math.prod(launch.grid),
         num_warps=launch.num_warps,
         num_stages=launch.num_stages,
         flops=launch.flops,
@@ -187,10 +185,14 @@ def _compile_all(missing: dict[str, tuple[Case, int]], jobs: int) -> Iterator[tu
 
 
 def _compile_batch(batch: dict[str, tuple[Case, int]], jobs: int) -> Iterator[tuple[str, MachineCode]]:
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))
+    try:
         futures = {pool.submit(_compile_one, *job): key for key, job in batch.items()}
         for future in as_completed(futures):
             yield futures[future], future.result()
+    finally:
+        # on an interrupt, what has not begun is not waited for
+        pool.shutdown(cancel_futures=True)
 
 
 def _compile_one(case: Case, index: int) -> MachineCode:
