@@ -231,6 +231,11 @@ def test_version():
     assert succeed("--version") == f"hfcnn {__version__}\n"
 
 
+def test_runs_as_a_module():
+    found = subprocess.run([sys.executable, "-P", "-m", "hfcnn", "--version"], capture_output=True, text=True)
+    assert found.stdout == f"hfcnn {__version__}\n"
+
+
 def test_help_needs_no_triton_and_no_matplotlib():
     code = (
         "import sys\nfrom hfcnn.cli import app\ntry:\n    app(['--help'])\n"

@@ -1,0 +1,5 @@
+"""``python -m hfcnn`` is ``hfcnn``."""
+
+from hfcnn.cli import app
+
+app()
