@@ -60,7 +60,7 @@ class _Reproduce(_Lazy):
 
 
 class _Benchmark(_Lazy):
-    module = "hfcnn.benchmark"
+    module = "hfcnn.benchmark.cli"
 
 
 class _Kernels(_Lazy):

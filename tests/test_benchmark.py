@@ -5,8 +5,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from hfcnn import benchmark
-from hfcnn.benchmark import app, at_least, at_most, fastest, interleave, matmul_rate
+from hfcnn.benchmark.cases import Case, curvlinops_operator
+from hfcnn.benchmark.cli import app
+from hfcnn.benchmark.measures import measure_bf16
+from hfcnn.benchmark.rows import at_least, at_most
+from hfcnn.benchmark.timing import fastest, interleave, matmul_rate
 
 runner = CliRunner()
 
@@ -43,9 +46,9 @@ def test_fastest_and_rate():
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # of what curvlinops needs
 def test_peers_compute_the_same_product():
     """A ratio of times means something only where both sides computed the same."""
-    case = benchmark.Case.draw("cnn3", (8, 8, 1), 6)
+    case = Case.draw("cnn3", (8, 8, 1), 6)
     try:
-        peer = benchmark.curvlinops_operator(case, 6)
+        peer = curvlinops_operator(case, 6)
     except ImportError:
         pytest.skip("curvlinops is not installed")
     parameters = dict(case.network.to_torch(case.v).named_parameters())  # v in torch's order and layout
@@ -85,7 +88,7 @@ def test_memory(tmp_path):
 def test_bf16_counts_and_accuracy():
     generator = torch.Generator().manual_seed(0)
     images, labels = torch.randn(40, 8, 8, 1, generator=generator), torch.arange(40) % 10
-    counts, near, accuracy, loss = benchmark.measure_bf16(images, labels, 3)
+    counts, near, accuracy, loss = measure_bf16(images, labels, 3)
     assert counts.figure >= 3
     assert near.figure < 0.5
     assert 0 <= accuracy.figure <= 1

@@ -1,0 +1,123 @@
+"""The command line of the benchmarks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from rich.console import Console
+
+from hfcnn.benchmark.cases import Case
+from hfcnn.benchmark.measures import (
+    has_bf16,
+    measure_bf16,
+    measure_iteration,
+    measure_memory,
+    measure_predict,
+    measure_products,
+)
+from hfcnn.benchmark.rows import report
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True)
+
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the rows there as JSON.")]
+Markdown = Annotated[Path | None, typer.Option(help="Write the rows there as a Markdown table.")]
+Repeats = Annotated[int, typer.Option(min=1, help="Turns that the medians are over.")]
+Smoke = Annotated[bool, typer.Option("--smoke", help="Tiny sizes, to see that it runs.")]
+Images = Annotated[
+    list[int] | None, typer.Option("--images", help="Images; may be repeated. [default: 500 2000]")
+]
+Presets = Annotated[list[str] | None, typer.Option("--network", help="May be repeated. [default: cnn3 cnn5]")]
+
+SHAPES = ((28, 28, 1), (32, 32, 3))
+
+
+def _cases(presets: list[str] | None, images: list[int] | None, smoke: bool) -> Iterable[tuple[str, Case]]:
+    for preset in ["cnn3"] if smoke else presets or ["cnn3", "cnn5"]:
+        for shape in SHAPES[:1] if smoke else SHAPES:
+            for n_images in [16] if smoke else images or [500, 2000]:
+                name = f"{preset}, {'x'.join(map(str, shape))}, {n_images}"
+                yield name, Case.draw(preset, shape, n_images)
+
+
+@app.callback()
+def benchmark() -> None:
+    """Time products, iterations and predictions on this machine's CPU, beside torch and peers."""
+
+
+@app.command()
+def products(
+    network: Presets = None,
+    images: Images = None,
+    repeats: Repeats = 7,
+    json_file: JsonFile = None,
+    markdown: Markdown = None,
+    smoke: Smoke = False,
+) -> None:
+    """Gradient and Gauss-Newton products against autograd, torch.func, curvlinops and matmul."""
+    groups = {
+        name: measure_products(case, repeats, has_bf16()) for name, case in _cases(network, images, smoke)
+    }
+    report("products", groups, json_file, markdown)
+
+
+@app.command()
+def iteration(
+    repeats: Repeats = 5, json_file: JsonFile = None, markdown: Markdown = None, smoke: Smoke = False
+) -> None:
+    """A Newton iteration against simpleNN's."""
+    sizes = (64, 16, 3) if smoke else (5000, 250, 20)
+    report("iteration", {"cnn3, 28x28x1": measure_iteration(*sizes, repeats)}, json_file, markdown)
+
+
+@app.command()
+def predict(
+    network: Presets = None,
+    images: Images = None,
+    repeats: Repeats = 7,
+    json_file: JsonFile = None,
+    markdown: Markdown = None,
+    smoke: Smoke = False,
+) -> None:
+    """Predicting against the same torch network in eval mode."""
+    groups = {name: measure_predict(case, repeats) for name, case in _cases(network, images, smoke)}
+    report("predict", groups, json_file, markdown)
+
+
+@app.command()
+def memory(json_file: JsonFile = None, markdown: Markdown = None, smoke: Smoke = False) -> None:
+    """Peak memory of a fit against the sampling rate, and against the model (Linux)."""
+    n_images, budget = (200, 2**20) if smoke else (4000, 64 * 2**20)
+    groups = {
+        f"{preset}, {'x'.join(map(str, shape))}": measure_memory(preset, shape, n_images, budget)
+        for preset in ("cnn3", "cnn5")[: 1 if smoke else 2]
+        for shape in SHAPES[: 1 if smoke else 2]
+    }
+    report("memory", groups, json_file, markdown)
+
+
+@app.command()
+def bf16(
+    data: Annotated[Path, typer.Argument(help="Data that `hfcnn.load` reads, of ten classes.")],
+    train_size: Annotated[int, typer.Option(min=10, help="First images to take.")] = 5000,
+    iterations: Annotated[int, typer.Option(min=1, help="Newton iterations.")] = 15,
+    json_file: JsonFile = None,
+    markdown: Markdown = None,
+) -> None:
+    """Whether products in bfloat16 leave CG counts and accuracy as they are."""
+    if not has_bf16():
+        Console().print("This processor has no bfloat16 arithmetic.")
+        raise typer.Exit(1)
+    from hfcnn.datasets import load
+    from hfcnn.preprocessing import ImageScaler
+
+    X, y = load(data)
+    images = torch.from_numpy(ImageScaler().fit_transform(X[:train_size]))
+    labels = torch.from_numpy(np.unique(y[:train_size], return_inverse=True)[1])
+    report("bf16", {data.name: measure_bf16(images, labels, iterations)}, json_file, markdown)
