@@ -62,6 +62,6 @@ ax.legend()
 plt.show()
 
 # %%
-# The curvature falls by nearly two orders of magnitude over these forty directions, and without regularisation
-# the smallest eigenvalue was zero. One learning rate must suit all directions; a Newton step is
-# scaled by the inverse of the matrix.
+# The curvature falls by nearly two orders of magnitude over these forty directions, and without
+# regularisation the smallest eigenvalue was zero. One learning rate must suit all directions; a Newton
+# step is scaled by the inverse of the matrix.
