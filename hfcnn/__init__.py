@@ -1,6 +1,7 @@
 """Convolutional networks trained by subsampled Gauss-Newton, as a scikit-learn classifier."""
 
 from hfcnn._version import __version__
+from hfcnn.datasets import load
 from hfcnn.estimator import NewtonCNNClassifier, SGDCNNClassifier
 from hfcnn.gauss_newton import GaussNewton
 from hfcnn.jacobian import StoredJacobian
@@ -21,4 +22,5 @@ __all__ = [
     "SGDCNNClassifier",
     "StoredJacobian",
     "__version__",
+    "load",
 ]

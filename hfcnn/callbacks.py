@@ -91,8 +91,9 @@ class Run:
 class Monitor:
     """Something to do after each iteration; the base class does nothing."""
 
-    def open(self, run: Run) -> None:
-        """Prepare, before the first iteration."""
+    def open(self, run: Run) -> bool:
+        """Prepare, before the first iteration; True if there is nothing left to do."""
+        return False
 
     def after(self, run: Run) -> bool:
         """Act after an iteration; True asks to stop."""
@@ -125,9 +126,12 @@ def follow(states: Iterator[State], run: Run, monitors: Sequence[Monitor]) -> No
         If interrupted later, or the objective is not finite: the last finite parameters are kept.
     """
     with ExitStack() as stack:
+        is_over = False
         for monitor in monitors:
-            monitor.open(run)
+            is_over |= monitor.open(run)
             stack.callback(monitor.close, run)
+        if is_over:
+            return
         try:
             for state in states:
                 if not _is_finite(state):
@@ -192,13 +196,20 @@ class EarlyStopping(Monitor):
     def __init__(self, patience: int) -> None:
         self.patience = patience
 
+    def open(self, run: Run) -> bool:
+        """Tell whether a resumed run had stopped already."""
+        return bool(run.records) and self._since_best(run) >= self.patience
+
     def after(self, run: Run) -> bool:
         """Compare the newest accuracy with the best so far; the earlier of equals wins."""
-        scores = [record["validation_accuracy"] for record in run.records]
-        since_best = len(scores) - 1 - int(np.argmax(scores))
+        since_best = self._since_best(run)
         if since_best == 0:
             run.best_theta = run.state.theta
         return since_best >= self.patience
+
+    def _since_best(self, run: Run) -> int:
+        scores = [record["validation_accuracy"] for record in run.records]
+        return len(scores) - 1 - int(np.argmax(scores))
 
 
 class UserCallbacks(Monitor):
@@ -288,10 +299,11 @@ class ScikitCallbacks(Monitor):
         self._fit = estimator._init_callback_context(max_subtasks=max_iter)
         self._iteration: Any = None
 
-    def open(self, run: Run) -> None:
+    def open(self, run: Run) -> bool:
         """Begin the fit and its first iteration."""
         self._fit.call_on_fit_task_begin(**self.data)
         self._begin(run)
+        return False
 
     def after(self, run: Run) -> bool:
         """End an iteration and begin the next."""

@@ -363,7 +363,9 @@ class SGDCNNClassifier(CNNClassifier):
     >>> from hfcnn import Conv, SGDCNNClassifier
     >>> X, y = load_digits(return_X_y=True)
     >>> network = [Conv(8, 3, pool=2), Conv(16, 3, pool=2)]
-    >>> classifier = SGDCNNClassifier(network, C=1, learning_rate=0.03, max_iter=10, random_state=0)
+    >>> classifier = SGDCNNClassifier(
+    ...     network, C=1, loss="cross_entropy", learning_rate=0.1, max_iter=10, random_state=0
+    ... )
     >>> classifier.fit(X / 16, y).score(X / 16, y) > 0.9
     True
     """

@@ -49,7 +49,7 @@ class Progress(Monitor):
         self._bar: Bar | None = None
         self._has_heading = False
 
-    def open(self, run: Run) -> None:
+    def open(self, run: Run) -> bool:
         """Print the title, and start the bar on a terminal."""
         self._print(self.title)
         if self.console.is_terminal:
@@ -64,6 +64,7 @@ class Progress(Monitor):
             )
             self._bar.start()
             self._bar.add_task("iterations", total=self.last, completed=run.state.iteration)
+        return False
 
     def after(self, run: Run) -> bool:
         """Print the newest record."""

@@ -3,7 +3,6 @@
 import unittest
 
 import pytest
-import torch
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from hfcnn import Conv, Dense, NewtonCNNClassifier, SGDCNNClassifier
@@ -18,14 +17,6 @@ CLASSIFIERS = [
     SGDCNNClassifier([Conv(16, 3), Dense(16)], C=1.0, max_iter=50, learning_rate=3e-3),
 ]
 CHECKS = parametrize_with_checks(CLASSIFIERS).mark
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 # A list, since pytest 9 no longer takes the generator that scikit-learn before 1.8 makes.
