@@ -113,7 +113,9 @@ def implementations(case: Problem, kernels: Any | None, precision: str, compiles
     if transform is not None:
         found["func"] = transform
     if compiles:
-        found["compiled"] = torch.compile(transform or found["torch"])
+        # all shapes share the code of a closure, and after a few of them dynamo would stop compiling it
+        torch.compiler.reset()
+        found["compiled"] = torch.compile(transform or found["torch"], dynamic=False)
     return found
 
 
@@ -128,13 +130,27 @@ def truth(case: Problem) -> tuple[Tensor, ...]:
 
 
 def outputs(case: Problem, result: Any, values: Mapping[str, Any] | None = None) -> tuple[Tensor, ...]:
-    """Tensors that an op is judged by: not codes, which rounding may turn, but vectors changed in place."""
+    """Tensors that an op is judged by.
+
+    Of `conv_forward`, beside its output, what its selection picks from the layer in float64: near ties may
+    be decided either way. Of `cg_update`, the vectors that it changes too.
+    """
     if case.op == "cg_update":
         after = values if values is not None else case.values
         return (*result, after["x"], after["r"], after["p"])
-    if case.op == "conv_forward" and isinstance(result, tuple):
-        return (result[0],)
+    if case.op == "conv_forward":
+        return (result[0], _picked(case, result[1])) if isinstance(result, tuple) else (result, result)
     return result if isinstance(result, tuple) else (result,)
+
+
+def _picked(case: Problem, selection: Any) -> Tensor:
+    from hfcnn import ops
+
+    assert case.layer is not None
+    z, w, b = (case.values[name].double() for name in ("z", "w", "b"))
+    # the tangent along the parameters themselves is the layer, selected
+    code = selection if isinstance(selection, Tensor) else ops.encode(selection)
+    return ops.conv_jvp(z, None, w, w, b, code, case.layer)
 
 
 def gate(expected: tuple[Tensor, ...], actual: tuple[Tensor, ...], precision: str) -> tuple[float, bool]:

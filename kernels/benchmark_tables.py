@@ -91,6 +91,9 @@ def plot(measurements: Sequence[Measurement], settings: Settings, path: Path) ->
             rates = [one.flops / one.seconds[name] / 1e12 for _, one in points]
             axes.scatter([x for x, _ in points], rates, s=24, color=COLORS[name], label=name)
     axes.set(xscale="log", yscale="log", xlabel="operations a byte", ylabel="TFLOP/s")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter("")
     axes.set_title(device_name(settings))
     if counted:
         axes.legend()

@@ -80,7 +80,8 @@ def _product(network: Network, theta: Tensor, images: Tensor, v: Tensor, setting
         calls[name] = partial(matrix.matvec, v)
     calls["func"], read = _transform_product(network, theta, images, v)
     if settings.compiles:
-        calls["compiled"] = torch.compile(calls["func"])
+        torch.compiler.reset()
+        calls["compiled"] = torch.compile(calls["func"], dynamic=False)
     # in float64 on the CPU: a GPU's torch may multiply in tf32
     exact = GaussNewton(network, theta.double().cpu(), images.double().cpu(), form="rop") @ v.double().cpu()
     readers = {"func": read, "compiled": read}

@@ -51,6 +51,16 @@ def test_implementations_of_the_first_layer_and_of_many_cotangents(op):
         assert gate(truth(one), outputs(one, call()), "ieee")[1]
 
 
+def test_gate_judges_the_selection_by_what_it_picks():
+    one = small("conv_forward", LAYERS["pooled"])
+    z_next, selection = implementations(one, None, "ieee", compiles=False)["torch"]()
+    code = ops.encode(selection)
+    assert gate(truth(one), outputs(one, (z_next, code)), "ieee")[1]
+    live = (code != ops.RELU_OFF).nonzero()[0]
+    code[tuple(live)] = (code[tuple(live)] + 1) % 4
+    assert not gate(truth(one), outputs(one, (z_next, code)), "tf32")[1]
+
+
 def test_repeated_cg_updates_stay_finite():
     one = problem("cg_update", None, 1000, CPU)
     (call,) = implementations(one, None, "ieee", compiles=False).values()
