@@ -24,8 +24,10 @@ def tile_of(i_p, n_images, PLANE: tl.constexpr, BLOCK_P: tl.constexpr):
 
 @triton.jit
 def multiply(a, b, acc, PRECISION: tl.constexpr):
-    """Add a b to acc; PRECISION "sum" multiplies and sums where the target's `tl.dot` cannot."""
-    if PRECISION == "sum":
+    """Add a b to acc, by the `input_precision` of `tl.dot` or one of `tiles.arithmetic`'s ways around it."""
+    if PRECISION == "wide":
+        acc = tl.dot(a.to(acc.dtype), b.to(acc.dtype), acc, input_precision="ieee", out_dtype=acc.dtype)
+    elif PRECISION == "sum":
         acc += tl.sum(a[:, :, None] * b[None, :, :], axis=1)
     else:
         acc = tl.dot(a, b, acc, input_precision=PRECISION, out_dtype=acc.dtype)

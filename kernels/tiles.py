@@ -92,9 +92,15 @@ _FLOAT64 = {"ieee": Tile(32, 32, 16, 4, 2), "sum": Tile(16, 16, 16, 4, 1)}
 
 
 def arithmetic(request: Request) -> str:
-    """How products are formed: an `input_precision` of `tl.dot`, or "sum" where it takes no float64."""
+    """How products are formed: an `input_precision` of `tl.dot`, or a way around what it lacks.
+
+    "sum" multiplies and sums where it takes no float64; "wide" casts operands to the sum's type, in the
+    interpreter, which multiplies the bits of bfloat16 as integers.
+    """
     if request.dtype == "fp64":
         return "ieee" if HAS_FLOAT64_DOT else "sum"
+    if request.dtype == "bf16" and request.target == INTERPRETER:
+        return "wide"
     target, precision = request.target, request.precision
     has_tf32 = target.name == "gfx942" if target.backend == "hip" else int(target.arch) >= 80
     if request.dtype == "bf16" or not has_tf32 or (target.backend == "hip" and precision == "tf32x3"):
