@@ -117,7 +117,7 @@ def _image_shape(text: str) -> tuple[int, ...]:
     return tuple(int(size) for size in text.split(","))
 
 
-Data = Annotated[Path, typer.Argument(help="Data set: a file or folder in a format of hfcnn.datasets.load.")]
+Data = Annotated[Path, typer.Argument(help="Data set: a file or folder in a format of hfcnn.load.")]
 Model = Annotated[Path, typer.Argument(help="File that train saved.")]
 Split = Annotated[str | None, typer.Option(help="train or test. [default: test if there is one]")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
