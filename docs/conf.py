@@ -47,7 +47,10 @@ html_theme_options = {
     "navigation_with_keys": False,
     "secondary_sidebar_items": ["page-toc"],
 }
-html_sidebars = {"quickstart": [], "faq": [], "changelog": [], "method": []}
+html_sidebars = {
+    page: []
+    for page in ("quickstart", "method", "cli", "faq", "kernels", "performance", "results/*", "changelog")
+}
 
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence"]
 myst_heading_anchors = 3
@@ -55,6 +58,7 @@ myst_heading_anchors = 3
 autosummary_generate = True
 autodoc_default_options = {"undoc-members": False}
 autodoc_typehints = "none"
+autodoc_preserve_defaults = True
 default_role = "literal"
 numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False
@@ -79,6 +83,9 @@ def write_command_line_reference() -> None:
     command = typer.main.get_command(command_line)
     context = typer.Context(command, info_name="hfcnn")
     text = get_docs_for_click(obj=command, ctx=context, name="hfcnn")
+    text = re.sub(
+        r"\*\*Commands\*\*:\n\n(\* .*\n)+\n", "", text
+    )  # their help cut short; each has its section
     page = HERE / "api" / "generated" / "commands.md.inc"
     page.parent.mkdir(parents=True, exist_ok=True)
     if not page.exists() or page.read_text() != text:
