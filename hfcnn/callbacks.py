@@ -147,7 +147,7 @@ def follow(states: Iterator[State], run: Run, monitors: Sequence[Monitor]) -> No
             warnings.warn(
                 f"Interrupted: the model is that of iteration {run.state.iteration}.",
                 ConvergenceWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
         if not run.records and not _is_finite(run.state):
             _warn_not_finite(run.state)
@@ -162,7 +162,7 @@ def _warn_not_finite(state: State) -> None:
         f"The objective is not finite at iteration {state.iteration}; the last finite parameters are kept. "
         "Scale the images, for instance to [0, 1], or lower the learning rate if there is one.",
         ConvergenceWarning,
-        stacklevel=5,
+        stacklevel=6,
     )
 
 

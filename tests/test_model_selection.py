@@ -11,6 +11,7 @@ from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import AdaBoostClassifier
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
+from sklearn.metrics import get_scorer
 from sklearn.model_selection import GridSearchCV, HalvingGridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from small import BOTH, digits, newton
@@ -51,11 +52,6 @@ def test_grid_search_is_the_same_with_one_worker_and_two():
             np.testing.assert_array_equal(results[0][name], results[1][name])
 
 
-def fit_in_worker(n_jobs):
-    """Parameters of a fit: in another process, where joblib allows torch one thread."""
-    return newton(n_jobs=n_jobs).fit(X, y).theta_
-
-
 def test_bits_are_those_of_the_number_of_threads():
     from joblib import Parallel, delayed
 
@@ -63,8 +59,9 @@ def test_bits_are_those_of_the_number_of_threads():
     try:
         torch.set_num_threads(2)
         for n_jobs in (1, 2):
-            (theta, _) = Parallel(n_jobs=2)(delayed(fit_in_worker)(n_jobs) for _ in range(2))
-            np.testing.assert_array_equal(theta, fit_in_worker(n_jobs))
+            classifier = newton(n_jobs=n_jobs)
+            fits = Parallel(n_jobs=2)(delayed(classifier.fit)(X, y) for _ in range(2))  # one thread each
+            np.testing.assert_array_equal(fits[0].theta_, classifier.fit(X, y).theta_)
     finally:
         torch.set_num_threads(torch_threads)
 
@@ -95,10 +92,11 @@ def test_layer_lists_are_parameters():
 def test_sample_weights_are_routed_through_a_pipeline():
     weight = np.random.default_rng(0).random(len(X))
     with sklearn.config_context(enable_metadata_routing=True):
-        step = newton().set_fit_request(sample_weight=True).set_score_request(sample_weight=True)
+        step = newton().set_fit_request(sample_weight=True)
         pipeline = make_pipeline(ImageScaler(), step)
         pipeline.fit(X, y, sample_weight=weight)
-        search = GridSearchCV(pipeline, {"newtoncnnclassifier__C": [0.1, 1.0]}, cv=2)
+        scoring = get_scorer("accuracy").set_score_request(sample_weight=True)
+        search = GridSearchCV(pipeline, {"newtoncnnclassifier__C": [0.1, 1.0]}, cv=2, scoring=scoring)
         search.fit(X, y, sample_weight=weight)
     expected = newton().fit(ImageScaler().fit_transform(X), y, weight)
     np.testing.assert_array_equal(pipeline[-1].theta_, expected.theta_)
