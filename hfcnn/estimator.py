@@ -85,6 +85,9 @@ class NewtonCNNClassifier(CNNClassifier):
         Images that go through the network at once, for memory only; None suits the device.
     memory : int or "auto", default="auto"
         Bytes that may be kept between Gauss-Newton products; "auto" is a quarter of what is free.
+    cuda_graph : bool or "auto", default="auto"
+        Whether a CG step is captured in a CUDA graph and replayed; "auto" does so on a CUDA GPU, and what
+        cannot be captured runs as it is.
     n_jobs : int or None, default=None
         CPU threads of torch; -1 is all processors, None leaves the number to torch. Rounding differs
         between numbers of threads: the same number gives the same bits, in worker processes too.
@@ -184,6 +187,7 @@ class NewtonCNNClassifier(CNNClassifier):
         precision: str = "auto",
         batch_size: int | None = None,
         memory: int | str = "auto",
+        cuda_graph: bool | str = "auto",
         n_jobs: int | None = None,
         random_state: Any = None,
         verbose: int = 0,
@@ -213,6 +217,7 @@ class NewtonCNNClassifier(CNNClassifier):
         self.precision = precision
         self.batch_size = batch_size
         self.memory = memory
+        self.cuda_graph = cuda_graph
         self.n_jobs = n_jobs
         self.random_state = random_state
         self.verbose = verbose
@@ -228,6 +233,7 @@ class NewtonCNNClassifier(CNNClassifier):
             damping=self.damping,
             gauss_newton=self.gauss_newton,
             memory=self.memory,
+            cuda_graph=self.cuda_graph,
             seed=seed,
         )
 
