@@ -114,6 +114,8 @@ def drop_missing_reports(app, docname, source) -> None:
 
 def setup(app) -> None:
     """Register the above."""
+    for stub in (HERE / "api" / "generated").glob("*.rst"):  # of names that may be gone by now
+        stub.unlink()
     write_command_line_reference()
     app.connect("autodoc-process-docstring", escape_docstring, priority=400)  # before numpydoc, at 500
     app.connect("source-read", drop_missing_reports)
