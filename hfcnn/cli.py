@@ -141,7 +141,7 @@ def train(
     data: Data,
     save: Annotated[Path, typer.Option(help="File for the model.")],
     network: Annotated[str, typer.Option(help="cnn3 or cnn5, the paper's.")] = "cnn3",
-    C: Annotated[float, typer.Option("--C", help="Regularization, times the number of images.")] = 0.01,
+    C: Annotated[float, typer.Option("--C", help="Regularisation, times the number of images.")] = 0.01,
     loss: Annotated[str, typer.Option(help="squared or cross_entropy.")] = "squared",
     sampling_rate: Annotated[
         Any,

@@ -24,7 +24,7 @@ __all__ = ["NewtonCNNClassifier", "SGDCNNClassifier"]
 class NewtonCNNClassifier(CNNClassifier):
     """A convolutional network trained by the subsampled Gauss-Newton method, Algorithm 1.
 
-    There is no learning rate, and the objective falls in every iteration. Defaults are those of Section
+    There is no learning rate, and the objective never rises. Defaults are those of Section
     6.2. Wang, Tan & Lin (2020), "Newton methods for convolutional neural networks".
 
     Parameters
@@ -37,7 +37,7 @@ class NewtonCNNClassifier(CNNClassifier):
         theta^T theta / 2 + C times the sum of the losses, divided by C l. So 0.01 is the paper's
         C = 0.01 l (Sec. 6.1); a few hundred images need more, about 1.
     loss : {"squared", "cross_entropy"}, default="squared"
-        Loss of the outputs; the paper's is (26), without its factor of one half.
+        Loss of the outputs; the paper's is (26).
     sampling_rate : float, int or "auto", default="auto"
         Images over which the Gauss-Newton matrix is averaged: a share, a number, or the paper's 5 % but
         at least 256.
@@ -279,7 +279,7 @@ class SGDCNNClassifier(CNNClassifier):
         theta^T theta / 2 + C times the sum of the losses, divided by C l. So 0.01 is the paper's
         C = 0.01 l (Sec. 6.1); a few hundred images need more, about 1.
     loss : {"squared", "cross_entropy"}, default="squared"
-        Loss of the outputs; the paper's is (26), without its factor of one half.
+        Loss of the outputs; the paper's is (26).
     learning_rate : float, default=0.003
         First step size eta_0.
     momentum : float, default=0.9

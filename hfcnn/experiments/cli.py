@@ -101,7 +101,7 @@ def run(
     dataset: Annotated[str, typer.Option(help="Data set.")],
     network: Annotated[NetworkName, typer.Option(help="Network of Table 4.")] = NetworkName.cnn3,
     method: Annotated[Method, typer.Option(help="sg-plain is without momentum and decay.")] = Method.newton,
-    C: Annotated[float, typer.Option("--C", help="Regularization, times l.")] = 0.01,
+    C: Annotated[float, typer.Option("--C", help="Regularisation, times l.")] = 0.01,
     sampling_rate: Annotated[float, typer.Option(help="Newton: share of the images in S.")] = 0.05,
     rate: Annotated[float, typer.Option(help="SG: initial learning rate.")] = 0.003,
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights and sampling.")] = 0,

@@ -37,7 +37,7 @@ class Settings:
     method : {"newton", "sg", "sg-plain"}
         See `METHODS`.
     C : float
-        Regularization in units of l: 0.01 is the paper's 0.01 l.
+        Regularisation in units of l: 0.01 is the paper's 0.01 l.
     sampling_rate : float or None
         Share of the images in S; for Newton only.
     learning_rate : float or None
