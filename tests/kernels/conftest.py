@@ -65,9 +65,19 @@ def interpreter():
     """
     if not IS_INTERPRETED:
         return
+    import triton
     from triton.runtime import interpreter
     from triton.runtime.jit import JITFunction
 
+    patch_tensor = interpreter._patch_lang_tensor
+
+    def patch_index_too(tensor, *scope):
+        # the interpreter of older Tritons makes an int of an array of one element, which NumPy 2.4 refuses
+        patch_tensor(tensor, *scope)
+        tensor.__index__ = lambda self: self.handle.data.item()
+
+    if tuple(int(part) for part in triton.__version__.split(".")[:2]) < (3, 9):
+        interpreter._patch_lang_tensor = patch_index_too
     builder = interpreter.interpreter_builder
     builder.options = dataclasses.replace(builder.options, sanitize_overflow=False)
     for name, module in list(sys.modules.items()):
