@@ -36,7 +36,8 @@ __all__ = [
     "planner",
 ]
 
-#: Arithmetic of `tl.dot` on float32.
+#: Arithmetic of `tl.dot` on float32. tf32 truncates operands to 11 bits without rounding, so that a product
+#: is up to 2^-9 too small in magnitude; rounding first would keep loads from going straight to tensor cores.
 PRECISIONS = ("tf32", "tf32x3", "ieee")
 #: Triton's name of each supported type.
 DTYPES = {torch.float32: "fp32", torch.float64: "fp64", torch.bfloat16: "bf16"}
