@@ -25,7 +25,7 @@ __all__ = [
 
 #: Largest temporary of a batch on a CPU. Measured: it and its neighbours then stay in a 32 MiB last-level
 #: cache, and below the 32 MiB from which glibc maps and unmaps memory anew at every call.
-CPU_TEMPORARY_BYTES = 6 * 2**20
+CPU_TEMPORARY_BYTES = 12 * 2**20
 #: Largest temporary of a batch on a GPU: enough work to fill one.
 GPU_TEMPORARY_BYTES = 512 * 2**20
 #: Share of the memory that is free now which kept linearisations may take.
