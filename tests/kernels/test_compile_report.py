@@ -96,7 +96,7 @@ def test_command_compiles_once_even_where_the_interpreter_is_on(tmp_path):
     result = run_python(*command, *options, interpreted=True)
     assert result.returncode == 0, result.stdout + result.stderr
     (row,) = json.loads((tmp_path / "report.json").read_text())["rows"]
-    assert row["case"]["where"] == ["cnn3 MNIST 2"] and row["faults"] == []
+    assert "cnn3 MNIST 2" in row["case"]["where"] and row["faults"] == []
     assert row["code"]["matrix"]["HGMMA.TF32"] > 0
     # 14 x 14 outputs of 64 filters over 3 x 3 x 32 inputs, two convolutions, 2 operations a multiply-add
     assert row["flops"] == 1024 * 14 * 14 * 64 * 3 * 3 * 32 * 2 * 2
