@@ -77,6 +77,9 @@ def report(
     if markdown:
         markdown.write_text(report_tables.as_markdown(rows))
     failed = [row for row in rows if row.faults]
+    for row in failed:
+        text = f"{row.case.target}, {row.case.op}, {row.kernel}, {', '.join(row.case.where)}: "
+        console.print(text + "; ".join(row.faults), style="red", markup=False, soft_wrap=True)
     console.print(f"{len(rows)} launches, {len(failed)} failed")
     if failed:
         raise typer.Exit(1)
