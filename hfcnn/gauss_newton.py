@@ -174,12 +174,16 @@ class GaussNewton:
         """
         result = v * (1 / self.C + self.damping)
         for start in self._starts():
-            linear = self._linear(start)
-            q = self.loss.hessian_product(linear.outputs.to(v.dtype), linear.jvp(v).to(v.dtype))
-            if self._weight is not None:
-                q = q * self._weight[start : start + len(q)].unsqueeze(1)
-            result.add_(linear.vjp(q), alpha=1 / self._total)
+            result.add_(self._batch_product(start, v), alpha=1 / self._total)
         return result
+
+    def _batch_product(self, start: int, v: Tensor) -> Tensor:
+        """Sum of J^T B J v over a batch."""
+        linear = self._linear(start)
+        q = self.loss.hessian_product(linear.outputs.to(v.dtype), linear.jvp(v).to(v.dtype))
+        if self._weight is not None:
+            q = q * self._weight[start : start + len(q)].unsqueeze(1)
+        return linear.vjp(q)
 
     @overload
     def __matmul__(self, v: Tensor) -> Tensor: ...

@@ -246,6 +246,7 @@ class Objective:
                     q = q * weights.unsqueeze(1)
                 grad.add_(linear.vjp(q), alpha=1 / total_weight)
                 self.passes.backward += len(batch)
+            del linear  # before the next batch's is made
         return Evaluation(norm + total / total_weight, grad, correct / total_weight)
 
     def batches(
