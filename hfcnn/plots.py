@@ -47,6 +47,7 @@ def learning_curve(classifier: Any, *, ax: Any = None) -> Any:
     history = classifier.history_
     (line,) = ax.semilogy(history["iteration"], history["f"], color="black", label="objective")
     ax.set(xlabel="iteration", ylabel="objective f")
+    ax.xaxis.get_major_locator().set_params(integer=True)
     right = ax.twinx()
     right.set(ylabel="accuracy", ylim=(0, 1))
     shares = [
