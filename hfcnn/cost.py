@@ -86,6 +86,11 @@ def _selections(network: Network) -> int:
     )
 
 
+def _rows(network: Network) -> int:
+    """Elements of dz^{L+1} / dZ^{m+1} of all layers but the last, for one image (87)."""
+    return sum(math.prod(layer.output_shape) for layer in network.layers[:-1]) * network.n_outputs
+
+
 def linearization_bytes(network: Network, itemsize: int = 4) -> int:
     """Bytes that `Linearization` keeps for one image: (86) and the selections (int64 and int32 on torch)."""
     return _activations(network) * itemsize + _selections(network) * 12
@@ -93,8 +98,7 @@ def linearization_bytes(network: Network, itemsize: int = 4) -> int:
 
 def stored_jacobian_bytes(network: Network, itemsize: int = 4) -> int:
     """Bytes that `StoredJacobian` keeps for one image: (87) after pooling, and the linearisation's."""
-    rows = sum(math.prod(layer.output_shape) for layer in network.layers[:-1]) * network.n_outputs
-    return rows * itemsize + linearization_bytes(network, itemsize)
+    return _rows(network) * itemsize + linearization_bytes(network, itemsize)
 
 
 def value_cost(network: Network, itemsize: int = 4) -> Cost:
@@ -126,8 +130,9 @@ def product_cost(network: Network, form: str, itemsize: int = 4) -> Cost:
     macs, temporary = _macs(network), _temporary_bytes(network, itemsize)
     if form == "rop":
         return Cost(2 * (4 * sum(macs) - 2 * macs[0]), linearization_bytes(network, itemsize) + temporary)
-    rows = sum(math.prod(layer.output_shape) for layer in network.layers[:-1]) * network.n_outputs
-    return Cost(2 * (2 * sum(macs) + 2 * rows), stored_jacobian_bytes(network, itemsize) + temporary)
+    return Cost(
+        2 * (2 * sum(macs) + 2 * _rows(network)), stored_jacobian_bytes(network, itemsize) + temporary
+    )
 
 
 def memory_budget(memory: int | str, device: torch.device) -> int:
@@ -220,6 +225,5 @@ def choose_form(network: Network, n_images: int, *, n_products: int, memory: int
     stored = jacobian_cost(network, itemsize).operations
     stored += n_products * product_cost(network, "jacobian").operations
     # a product reads the rows twice, a set-up writes them and reads them back, and they fit no cache
-    rows = stored_jacobian_bytes(network, itemsize) - linearization_bytes(network, itemsize)
-    stored += 2 * (n_products + 1) * rows * OPERATIONS_A_BYTE
+    stored += 2 * (n_products + 1) * _rows(network) * itemsize * OPERATIONS_A_BYTE
     return "jacobian" if stored < rop else "rop"

@@ -164,13 +164,14 @@ def measure_predict(case: Case, repeats: int) -> list[Row]:
 
 #: Run in a process of its own: prints the peak of a short fit above what was there before it.
 MEMORY_PROGRAM = """
-import resource, sys
+import sys
+import numpy as np
 from hfcnn.benchmark.cases import Case
 from hfcnn.newton import NewtonOptions, newton
 from hfcnn.objective import Objective
 case = Case.draw(sys.argv[1], tuple(map(int, sys.argv[2].split("x"))), int(sys.argv[3]))
 objective = Objective(case.network, case.images, case.labels, C=case.C)
-objective.evaluate(case.theta, indices=__import__("numpy").arange(2))
+objective.evaluate(case.theta, indices=np.arange(2))
 with open("/proc/self/clear_refs", "w") as file:
     file.write("5")  # the peak counts from here
 def status(key):
