@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 
 from hfcnn import ops
 
-__all__ = ["PRECISIONS", "TORCH", "Backend", "LayerOps", "get_backend", "graph_capture"]
+__all__ = ["PRECISIONS", "TORCH", "Backend", "LayerOps", "get_backend", "graph_capture", "keep_heap"]
 
 #: Arithmetic of the Gauss-Newton products on float32 data.
 PRECISIONS = ("auto", "ieee", "tf32", "tf32x3", "bf16")
@@ -80,6 +81,23 @@ class Backend:
 
 #: torch operations on the CPU.
 TORCH = Backend("torch", torch.device("cpu"), "ieee", TORCH_OPS, TORCH_OPS)
+
+
+#: Just below the most that glibc lets its threshold for mapped memory rise to.
+LARGEST_HEAP_BLOCK = 32 * 2**20 - 2**16
+
+
+def keep_heap(device: torch.device) -> None:
+    """Have the C library keep freed memory for the next temporaries of a size that batches have on a CPU.
+
+    glibc returns the free end of its heap to the system once it exceeds twice the size of the largest mapped
+    block freed so far, up to 32 MiB (``M_MMAP_THRESHOLD`` in mallopt's manual). A process whose blocks are
+    all smaller then maps and clears its temporaries anew in every operation, which takes up to a third of
+    the time of a product. Freeing one larger block, never written to, raises that limit. Costs microseconds;
+    other C libraries are left as they are.
+    """
+    if device.type == "cpu":
+        np.empty(LARGEST_HEAP_BLOCK, dtype=np.uint8)
 
 
 def get_backend(backend: str = "auto", device: str = "auto", precision: str = "auto") -> Backend:

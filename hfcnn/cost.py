@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 
-from hfcnn.network import ConvLayer, Network
+from hfcnn.network import ConvLayer, Layer, Network
 
 __all__ = [
     "Cost",
@@ -15,9 +16,11 @@ __all__ = [
     "choose_form",
     "fit_bytes",
     "gradient_cost",
+    "is_block_smaller",
     "jacobian_cost",
     "linearization_bytes",
     "memory_budget",
+    "n_parameters",
     "product_cost",
     "stored_jacobian_bytes",
     "value_cost",
@@ -74,31 +77,56 @@ def _temporary_bytes(network: Network, itemsize: int) -> int:
 
 def _activations(network: Network) -> int:
     """Elements of Z^1 ... Z^{L+1}, for one image (86)."""
-    return math.prod(network.input_shape) + sum(math.prod(layer.output_shape) for layer in network.layers)
+    return sum(_inputs(layer) for layer in network.layers) + network.n_outputs
 
 
-def _selections(network: Network) -> int:
+def _inputs(layer: Layer) -> int:
+    return math.prod(layer.input_shape) if isinstance(layer, ConvLayer) else layer.inputs
+
+
+def _selections(layers: Iterable[Layer]) -> int:
     """Pooled outputs, each of which keeps where it came from, for one image."""
     return sum(
-        math.prod(layer.output_shape)
-        for layer in network.layers
-        if isinstance(layer, ConvLayer) and layer.is_pooled
+        math.prod(layer.output_shape) for layer in layers if isinstance(layer, ConvLayer) and layer.is_pooled
     )
 
 
+def n_parameters(layer: Layer) -> int:
+    """Number n_m of a layer's weights and biases."""
+    return layer.filters * (layer.fan_in + 1)
+
+
+def is_block_smaller(layer: Layer) -> bool:
+    """Whether the layer's part of the stored Jacobian is smaller as dz/dtheta^m than as dz/dZ^{m+1}."""
+    return n_parameters(layer) < math.prod(layer.output_shape)
+
+
+def _blocks(network: Network) -> list[int]:
+    """Layers of which the stored Jacobian keeps dz/dtheta^m."""
+    return [m for m, layer in enumerate(network.layers[:-1]) if is_block_smaller(layer)]
+
+
 def _rows(network: Network) -> int:
-    """Elements of dz^{L+1} / dZ^{m+1} of all layers but the last, for one image (87)."""
-    return sum(math.prod(layer.output_shape) for layer in network.layers[:-1]) * network.n_outputs
+    """Elements that the stored Jacobian keeps of all layers but the last, for one image (87)."""
+    return network.n_outputs * sum(
+        min(n_parameters(layer), math.prod(layer.output_shape)) for layer in network.layers[:-1]
+    )
 
 
 def linearization_bytes(network: Network, itemsize: int = 4) -> int:
-    """Bytes that `Linearization` keeps for one image: (86) and the selections (int64 and int32 on torch)."""
-    return _activations(network) * itemsize + _selections(network) * 12
+    """Bytes that `Linearization` keeps for one image: (86) and the selections (two int64 on torch)."""
+    return _activations(network) * itemsize + _selections(network.layers) * 16
 
 
 def stored_jacobian_bytes(network: Network, itemsize: int = 4) -> int:
-    """Bytes that `StoredJacobian` keeps for one image: (87) after pooling, and the linearisation's."""
-    return _rows(network) * itemsize + linearization_bytes(network, itemsize)
+    """Bytes that `StoredJacobian` keeps for one image: (87) after pooling, and what products need beside it.
+
+    That is a linearisation's, but the inputs and selections of layers of which the parameters' block is kept.
+    """
+    blocks = _blocks(network)
+    kept = [layer for m, layer in enumerate(network.layers) if m not in blocks]
+    inputs = sum(_inputs(layer) for layer in kept) + network.n_outputs
+    return (_rows(network) + inputs) * itemsize + _selections(kept) * 16
 
 
 def value_cost(network: Network, itemsize: int = 4) -> Cost:
@@ -118,11 +146,23 @@ def gradient_cost(network: Network, itemsize: int = 4) -> Cost:
 
 
 def jacobian_cost(network: Network, itemsize: int = 4) -> Cost:
-    """Set the stored Jacobian up for one image: a forward pass and K backward ones (68)."""
+    """Set the stored Jacobian up for one image: a forward pass, K backward ones (68), and the blocks."""
     macs = _macs(network)
-    backward = sum(macs[1:-1]) * network.n_outputs
-    peak = stored_jacobian_bytes(network, itemsize) + _temporary_bytes(network, itemsize)
-    return Cost(2 * (sum(macs) + backward), peak)
+    backward = sum(macs[1:-1]) + sum(macs[m] for m in _blocks(network))
+    peak = stored_jacobian_bytes(network, itemsize) + _set_up_bytes(network, itemsize)
+    return Cost(2 * (sum(macs) + network.n_outputs * backward), peak)
+
+
+def _set_up_bytes(network: Network, itemsize: int) -> int:
+    """Bytes that the set-up of the stored Jacobian needs beside what is kept, for one image of its batch."""
+    layers = [network.layers[m] for m in _blocks(network)]
+    patches = sum(
+        layer.fan_in * layer.conv_height * layer.conv_width
+        for layer in layers
+        if isinstance(layer, ConvLayer)
+    )
+    linear = linearization_bytes(network, itemsize)
+    return linear + patches * itemsize + 2 * max(_pre_pool(network)) * itemsize
 
 
 def product_cost(network: Network, form: str, itemsize: int = 4) -> Cost:
@@ -130,9 +170,9 @@ def product_cost(network: Network, form: str, itemsize: int = 4) -> Cost:
     macs, temporary = _macs(network), _temporary_bytes(network, itemsize)
     if form == "rop":
         return Cost(2 * (4 * sum(macs) - 2 * macs[0]), linearization_bytes(network, itemsize) + temporary)
-    return Cost(
-        2 * (2 * sum(macs) + 2 * _rows(network)), stored_jacobian_bytes(network, itemsize) + temporary
-    )
+    convolutions = sum(macs) - sum(macs[m] for m in _blocks(network))
+    operations = 2 * (2 * convolutions + 2 * _rows(network))
+    return Cost(operations, stored_jacobian_bytes(network, itemsize) + temporary)
 
 
 def memory_budget(memory: int | str, device: torch.device) -> int:
@@ -204,6 +244,8 @@ def fit_bytes(
     fits = bytes_an_image * n_subset <= memory
     kept = bytes_an_image * (n_subset if fits else memory // (bytes_an_image * batch) * batch)
     temporaries = batch * (linear + _temporary_bytes(network, itemsize))
+    if form == "jacobian":
+        temporaries = max(temporaries, batch * _set_up_bytes(network, itemsize))
     return round(kept * (1 + HOLES)) + temporaries + VECTORS * network.n_parameters * itemsize
 
 

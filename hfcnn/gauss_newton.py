@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hfcnn.backend import TORCH, Backend
+from hfcnn.backend import TORCH, Backend, keep_heap
 from hfcnn.cost import (
     choose_batch_size,
     choose_form,
@@ -106,6 +106,7 @@ class GaussNewton:
             raise ValueError(
                 f"images must be of shape (|S|, {network.input_shape}), |S| > 0; got {tuple(images.shape)}"
             )
+        keep_heap(backend.device)
         self.network = network
         self.loss = get_loss(loss)
         self.C = C

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from hfcnn.backend import TORCH_OPS, LayerOps
+from hfcnn.cost import is_block_smaller, n_parameters
 from hfcnn.linearize import Linearization
 from hfcnn.network import ConvLayer, Network
+from hfcnn.ops import jacobian_parameters, mask, unfold
 
 __all__ = ["StoredJacobian"]
 
@@ -17,7 +21,9 @@ class StoredJacobian:
 
     The same interface as `Linearization`. Setting up costs K backward passes (68), and the K rows an image
     are kept for every layer; a product then costs one convolution a layer and a contraction (76), (80).
-    The rows are kept after pooling and so are r^2 times smaller than the paper's dz^{L+1} / dS^m.
+    The rows are kept after pooling and so are r^2 times smaller than the paper's dz^{L+1} / dS^m. Where a
+    layer has fewer parameters than outputs, as the first one does, its block dz^{L+1} / dtheta^m is
+    smaller still: it is kept in their place, and a product with it costs no convolution.
 
     Parameters
     ----------
@@ -34,9 +40,13 @@ class StoredJacobian:
     ----------
     outputs : Tensor of shape (N, K)
         The network's outputs z^{L+1}.
+    inputs, selections : list
+        Each layer's input Z^m and selection, as in `Linearization`; None where there is a block.
     rows : list of Tensor or None
         For each layer, dz^{L+1} / dZ^{m+1} where the ReLU is on, else 0: (N, K, Hp, Wp, O) or (N, K, units).
-        None for the output layer, where it is the identity.
+        None for the output layer, where it is the identity, and where there is a block.
+    blocks : list of Tensor or None
+        dz^{L+1} / dtheta^m, (N, K, n_m), for the layers for which that is smaller; in theta's order.
     """
 
     def __init__(self, network: Network, theta: Tensor, images: Tensor, ops: LayerOps = TORCH_OPS) -> None:
@@ -44,24 +54,43 @@ class StoredJacobian:
         self.network = network
         self.ops = ops
         self.outputs = forward.outputs
-        self.inputs = forward.inputs
-        self.selections = forward.selections
-        n_layers, n_images = len(network.layers), len(images)
-        self.rows: list[Tensor | None] = [None] * n_layers
+        self.inputs: list[Any] = list(forward.inputs)
+        self.selections: list[Any] = list(forward.selections)
+        self.rows: list[Tensor | None] = [None] * len(network.layers)
+        self.blocks: list[Tensor | None] = [None] * len(network.layers)
+        patches: dict[int, Tensor] = {}
+        for m, layer in enumerate(network.layers[:-1]):
+            if isinstance(layer, ConvLayer) and is_block_smaller(layer):
+                self.blocks[m] = self.outputs.new_empty((*self.outputs.shape, n_parameters(layer)))
+                patches[m] = unfold(forward.inputs[m], layer)
+                self.inputs[m] = self.selections[m] = None
+            else:
+                self.rows[m] = self.outputs.new_empty((*self.outputs.shape, *layer.output_shape))
+        # one row at a time keeps the temporaries in a CPU's cache; a GPU needs them all to be busy
+        step = 1 if images.device.type == "cpu" else network.n_outputs
+        for k in range(0, network.n_outputs, step):
+            self._keep_rows(slice(k, k + step), forward, patches)
+
+    def _keep_rows(self, which: slice, forward: Linearization, patches: dict[int, Tensor]) -> None:
+        """Carry some of the K rows back from layer to layer (68), and keep them."""
         # the output layer's rows are its weight, the same for every image (72)
-        last = forward.parameters[-1].weight
-        rows = last.expand(n_images, *last.shape)
-        for m in range(n_layers - 2, -1, -1):
-            layer, w = network.layers[m], forward.parameters[m].weight
-            live = (forward.inputs[m + 1] > 0).view(n_images, 1, *layer.output_shape)
-            stored = rows.reshape(n_images, -1, *layer.output_shape) * live
-            self.rows[m] = stored
+        rows = forward.parameters[-1].weight[which].expand(len(self.outputs), -1, -1)
+        for m in range(len(self.network.layers) - 2, -1, -1):
+            layer, w, selection = self.network.layers[m], forward.parameters[m].weight, forward.selections[m]
+            rows = rows.reshape(*rows.shape[:2], *layer.output_shape)
+            live = forward.inputs[m + 1].view(len(rows), 1, *layer.output_shape)
+            rows = mask(rows, live.expand_as(rows))
+            if (block := self.blocks[m]) is not None:
+                assert isinstance(layer, ConvLayer)
+                block[:, which] = jacobian_parameters(patches[m], rows, selection, layer)
+            elif (kept := self.rows[m]) is not None:
+                kept[:, which] = rows
             if m == 0:
                 break
             if isinstance(layer, ConvLayer):
-                rows = ops.conv_vjp_input(stored, w, self.selections[m], layer)
+                rows = self.ops.conv_vjp_input(rows, w, selection, layer)
             else:
-                rows = stored @ w
+                rows = rows @ w
 
     def jvp(self, v: Tensor) -> Tensor:
         """Derivative of the outputs along `v`: J v (74), (76), (81).
@@ -79,12 +108,15 @@ class StoredJacobian:
         tangents = self.network.parameters(v.to(self.outputs.dtype))
         result = torch.zeros_like(self.outputs)
         for m, layer in enumerate(self.network.layers):
-            z, rows, (v_w, v_b) = self.inputs[m], self.rows[m], tangents[m]
-            if isinstance(layer, ConvLayer):
+            z, rows, block, (v_w, v_b) = self.inputs[m], self.rows[m], self.blocks[m], tangents[m]
+            if block is not None:
+                product = block.flatten(0, 1) @ torch.cat((v_w.flatten(), v_b)).unsqueeze(1)
+                result += product.view_as(result)
+            elif isinstance(layer, ConvLayer):
                 result += self.ops.jacobian_jvp(z, rows, v_w, v_b, self.selections[m], layer)
-                continue
-            s_dot = torch.addmm(v_b, z, v_w.t())
-            result += s_dot if rows is None else torch.bmm(rows, s_dot.unsqueeze(2)).squeeze(2)
+            else:
+                s_dot = torch.addmm(v_b, z, v_w.t())
+                result += s_dot if rows is None else torch.bmm(rows, s_dot.unsqueeze(2)).squeeze(2)
         return result
 
     def vjp(self, q: Tensor) -> Tensor:
@@ -104,12 +136,17 @@ class StoredJacobian:
         result = self.outputs.new_empty(self.network.n_parameters)
         gradients = self.network.parameters(result)
         for m, layer in enumerate(self.network.layers):
-            z, rows = self.inputs[m], self.rows[m]
-            if isinstance(layer, ConvLayer):
-                g_w, g_b = self.ops.jacobian_vjp(z, rows, q, self.selections[m], layer)
+            z, rows, block, (g_w, g_b) = self.inputs[m], self.rows[m], self.blocks[m], gradients[m]
+            if block is not None:
+                product = (q.view(1, -1) @ block.flatten(0, 1)).view(-1)
+                g_w.view(-1).copy_(product[: g_w.numel()])
+                g_b.copy_(product[g_w.numel() :])
+            elif isinstance(layer, ConvLayer):
+                weight, bias = self.ops.jacobian_vjp(z, rows, q, self.selections[m], layer)
+                g_w.copy_(weight)
+                g_b.copy_(bias)
             else:
                 g = q if rows is None else torch.bmm(q.unsqueeze(1), rows).squeeze(1)
-                g_w, g_b = g.t() @ z, g.sum(0)
-            gradients[m].weight.copy_(g_w)
-            gradients[m].bias.copy_(g_b)
+                g_w.copy_(g.t() @ z)
+                g_b.copy_(g.sum(0))
         return result

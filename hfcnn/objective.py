@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hfcnn.backend import TORCH, Backend
+from hfcnn.backend import TORCH, Backend, keep_heap
 from hfcnn.cost import choose_batch_size
 from hfcnn.linearize import Linearization
 from hfcnn.loss import Loss, get_loss
@@ -169,6 +169,7 @@ class Objective:
             raise ValueError("there are no images")
         if not self.C > 0:
             raise ValueError(f"C must be positive; got {self.C}")
+        keep_heap(self.backend.device)
 
     @property
     def n_images(self) -> int:

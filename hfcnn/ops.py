@@ -37,7 +37,10 @@ __all__ = [
     "dense_vjp",
     "encode",
     "jacobian_jvp",
+    "jacobian_parameters",
     "jacobian_vjp",
+    "mask",
+    "unfold",
 ]
 
 #: Selection code of an output whose ReLU is off.
@@ -64,15 +67,12 @@ class Selection:
 
     @cached_property
     def flat(self) -> Tensor:
-        """Positions in the flattened (N, Hc, Wc, O) array; int32 where it fits, to halve the traffic."""
+        """Positions in the flattened (N, Hc, Wc, O) array, of the shape of `positions`."""
         assert self.positions is not None
         n_images, plane = len(self.positions), self.layer.conv_height * self.layer.conv_width
-        n_filters = self.layer.filters
-        index = torch.int32 if n_images * plane * n_filters < 2**31 else torch.int64
-        device = self.positions.device
-        images = torch.arange(n_images, dtype=index, device=device).view(-1, 1, 1, 1) * (plane * n_filters)
-        base = images + torch.arange(n_filters, dtype=index, device=device)
-        return (self.positions.to(index) * n_filters).add_(base).view(-1)
+        n_filters, device = self.layer.filters, self.positions.device
+        images = torch.arange(n_images, device=device).view(-1, 1, 1, 1) * (plane * n_filters)
+        return (self.positions * n_filters).add_(images + torch.arange(n_filters, device=device))
 
 
 def encode(selection: Selection) -> Tensor:
@@ -192,10 +192,11 @@ def conv_vjp(
         Summed over images, as is `g_bias`.
     g_bias : Tensor of shape (O,)
     """
-    u = _nchw(_expand(g, _as_selection(selection, layer, z.dtype)))
-    mask = [needs_input, True, True]
-    g_input, g_weight, g_bias = _convolution_backward(u, z, w, layer, mask)
-    return (_nhwc(g_input) if needs_input else None), _nhwc(g_weight), g_bias
+    selection = _as_selection(selection, layer, z.dtype)
+    g = mask(g, selection.live)
+    g_input, g_weight = _convolution_backward(_expand(g, selection), z, w, layer, [needs_input, True])
+    # over the pooled positions: the library's own bias gradient reads the r^2 times larger array once more
+    return (_nhwc(g_input) if needs_input else None), _nhwc(g_weight), g.flatten(0, 2).sum(0)
 
 
 def conv_vjp_input(g: Tensor, w: Tensor, selection: Selection | Tensor, layer: ConvLayer) -> Tensor:
@@ -211,11 +212,11 @@ def conv_vjp_input(g: Tensor, w: Tensor, selection: Selection | Tensor, layer: C
     """
     selection = _as_selection(selection, layer, w.dtype)
     if g.dim() == 5:
-        rows = [conv_vjp_input(row.contiguous(), w, selection, layer) for row in g.unbind(1)]
-        return torch.stack(rows, 1)
-    u = _nchw(_expand(g, selection))
+        rows = [conv_vjp_input(row.contiguous(), w, selection, layer).unsqueeze(1) for row in g.unbind(1)]
+        return rows[0] if len(rows) == 1 else torch.cat(rows, 1)
+    u = _expand(mask(g, selection.live), selection)
     z_shape = g.new_empty((len(g), *layer.input_shape))
-    return _nhwc(_convolution_backward(u, z_shape, w, layer, [True, False, False])[0])
+    return _nhwc(_convolution_backward(u, z_shape, w, layer, [True, False])[0])
 
 
 def conv_vjp_weight(
@@ -272,6 +273,37 @@ def jacobian_vjp(
     return conv_vjp_weight(g, z, selection, layer)
 
 
+def jacobian_parameters(phi: Tensor, D: Tensor, selection: Selection | Tensor, layer: ConvLayer) -> Tensor:
+    """Multiply a layer's block of the Jacobian out, image by image: d z^{L+1} / d (W, b) (66).
+
+    Parameters
+    ----------
+    phi : Tensor of shape (N, C KH KW, Hc Wc)
+        Patches of the layer's input, of `unfold`.
+    D : Tensor of shape (N, K, Hp, Wp, O)
+        dz^{L+1} / dZ^{m+1}, zero where the ReLU is off.
+
+    Returns
+    -------
+    Tensor of shape (N, K, O (KH KW C + 1))
+        In theta's order: weight (O, KH, KW, C), then bias.
+    """
+    selection = _as_selection(selection, layer, phi.dtype)
+    n_weights = layer.filters * layer.fan_in
+    block = D.new_empty((*D.shape[:2], n_weights + layer.filters))
+    for k, row in enumerate(D.unbind(1)):
+        u = _expand(row.contiguous(), selection)
+        g_weight = torch.bmm(phi, u.flatten(1, 2)).view(len(D), layer.channels, *layer.kernel, layer.filters)
+        block[:, k, :n_weights] = g_weight.permute(0, 4, 2, 3, 1).flatten(1)
+        block[:, k, n_weights:] = row.sum((1, 2))
+    return block
+
+
+def unfold(z: Tensor, layer: ConvLayer) -> Tensor:
+    """phi(pad(Z)) (7): the patches under a layer's filter, (N, H, W, C) to (N, C KH KW, Hc Wc)."""
+    return F.unfold(_nchw(z), layer.kernel, padding=layer.padding, stride=layer.stride)
+
+
 def dense_forward(z: Tensor, w: Tensor, b: Tensor, *, is_linear: bool) -> Tensor:
     """Evaluate a fully-connected layer (24), (25): shape (N, units). Its own sign is its selection."""
     s = torch.addmm(b, z, w.t())
@@ -291,7 +323,7 @@ def dense_jvp(
     s_dot = torch.addmm(v_bias, z, v.t())
     if z_dot is not None:
         s_dot.addmm_(z_dot, w.t())
-    return s_dot if live is None else _mask(s_dot, live)
+    return s_dot if live is None else mask(s_dot, live)
 
 
 def dense_vjp(
@@ -307,7 +339,7 @@ def dense_vjp(
     g_bias : Tensor of shape (units,)
     """
     if live is not None:
-        g = _mask(g, live)
+        g = mask(g, live)
     return (g @ w if needs_input else None), g.t() @ z, g.sum(0)
 
 
@@ -351,19 +383,30 @@ def _convolve(z: Tensor, w: Tensor, b: Tensor | None, layer: ConvLayer) -> Tenso
 
 
 def _convolution_backward(
-    u: Tensor, z: Tensor, w: Tensor, layer: ConvLayer, mask: list[bool]
-) -> tuple[Tensor, Tensor, Tensor]:
-    out: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.convolution_backward(
-        u, _nchw(z), _nchw(w), [layer.filters], layer.stride, layer.padding, (1, 1), False, (0, 0), 1, mask
+    u: Tensor, z: Tensor, w: Tensor, layer: ConvLayer, needs: list[bool]
+) -> tuple[Tensor, Tensor]:
+    """Gradients in z and w, as NCHW views, of a cotangent of the output before pooling."""
+    g_input, g_weight, _ = torch.ops.aten.convolution_backward(
+        _nchw(u),
+        _nchw(z),
+        _nchw(w),
+        None,
+        layer.stride,
+        layer.padding,
+        (1, 1),
+        False,
+        (0, 0),
+        1,
+        [*needs, False],
     )
-    return out
+    return g_input, g_weight
 
 
 def _as_selection(selection: Selection | Tensor, layer: ConvLayer, dtype: torch.dtype) -> Selection:
     return selection if isinstance(selection, Selection) else decode(selection, layer, dtype)
 
 
-def _mask(x: Tensor, live: Tensor) -> Tensor:
+def mask(x: Tensor, live: Tensor) -> Tensor:
     """X where live > 0, else 0, in one vectorised pass."""
     out: Tensor = torch.ops.aten.threshold_backward(x, live, 0)
     return out
@@ -373,17 +416,16 @@ def _pool(s: Tensor, selection: Selection) -> Tensor:
     """P_pool s: the positions taken at theta, ReLU aside. (N, Hc, Wc, O) to (N, Hp, Wp, O)."""
     if selection.positions is None:
         return s
-    return s.view(-1).index_select(0, selection.flat).view(selection.positions.shape)
+    return s.take(selection.flat)
 
 
 def _select(s: Tensor, selection: Selection) -> Tensor:
     """P_pool applied to sigma'(S) * s: (N, Hc, Wc, O) to (N, Hp, Wp, O)."""
-    return _mask(_pool(s, selection), selection.live)
+    return mask(_pool(s, selection), selection.live)
 
 
 def _expand(g: Tensor, selection: Selection) -> Tensor:
-    """Transpose of `_select`: zero but at the positions taken (84). (N, Hp, Wp, O) to (N, Hc, Wc, O)."""
-    g = _mask(g, selection.live)
+    """Transpose of `_pool`: zero but at the positions taken (84). (N, Hp, Wp, O) to (N, Hc, Wc, O)."""
     if selection.positions is None:
         return g
     layer = selection.layer
