@@ -58,6 +58,11 @@ ODD_CASES = [
     _case("one-image", [Conv(3, 3, pool=2), Conv(2, 3)], (6, 6, 2), n_images=1),
     _case("one-pixel", [Conv(2, 3), Dense(3)], (1, 1, 2)),
     _case("one-output", [Conv(2, 3, pool=2)], (4, 4, 1), n_outputs=1),
+    _case(
+        "few-parameters",
+        [Conv(2, 3, pool=2), Conv(2, (2, 3), padding=(0, 1), pool=2), Conv(4, 3)],
+        (12, 13, 2),
+    ),
     _case("hidden-dense", [Conv(2, 3, pool=2), Dense(5), Dense(4)], (6, 5, 2)),
     _case("no-conv", [Dense(5)], (3, 2, 2)),
     _case("linear", [], (3, 2, 2)),

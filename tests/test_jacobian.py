@@ -2,7 +2,7 @@ import dense
 import torch
 from networks import BY_NAME, each_case
 
-from hfcnn import Linearization, StoredJacobian
+from hfcnn import Conv, Linearization, Network, StoredJacobian
 
 
 def directions(case, generator):
@@ -58,3 +58,17 @@ def test_rows_are_derivatives_after_the_selection():
     on = (z @ w1.t() + b1 > 0).double()
     dense.assert_close(stored.rows[-2], w2 * on[:, None, :])
     assert stored.rows[-1] is None
+
+
+def test_block_is_columns_of_the_dense_jacobian():
+    """A layer of fewer parameters than outputs keeps these instead of rows, input and selection."""
+    network = Network([Conv(3, 3, pool=2), Conv(2, 3, pool=2)], (12, 12, 1), 3)
+    generator = torch.Generator().manual_seed(0)
+    theta = network.init(0, torch.float64)
+    images = torch.randn(2, 12, 12, 1, generator=generator, dtype=torch.float64)
+    stored = StoredJacobian(network, theta, images)
+    # 30 parameters, 108 outputs; 56 parameters, 18 outputs
+    assert [block is not None for block in stored.blocks] == [True, False, False]
+    assert [rows is not None for rows in stored.rows] == [False, True, False]
+    assert stored.inputs[0] is stored.selections[0] is None
+    dense.assert_close(stored.blocks[0], dense.jacobian(network, theta, images)[..., :30])

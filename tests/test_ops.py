@@ -126,6 +126,21 @@ def test_jacobian_products(problem):
         dense.assert_close(actual[1], g_b)
 
 
+def test_jacobian_parameters(problem):
+    """Each of the K rows is the gradient in weight and bias that its row of the output's cotangents gives."""
+    layer, z = problem["layer"], problem["z"]
+    for selection in selections(problem):
+        live = (ops.conv_value(z, problem["w"], problem["b"], layer) > 0).unsqueeze(1)
+        D = problem["rows"] * live
+        block = ops.jacobian_parameters(ops.unfold(z, layer), D, selection, layer)
+        for i in range(len(z)):
+            for k in range(K):
+                one = slice(i, i + 1)
+                w, b = (problem[name].clone().requires_grad_() for name in ("w", "b"))
+                (reference(z[one], w, b, layer) * D[i, k]).sum().backward()
+                dense.assert_close(block[i, k], torch.cat((w.grad.flatten(), b.grad)))
+
+
 def test_arguments_are_left_alone(problem):
     p = problem
     layer = p["layer"]
