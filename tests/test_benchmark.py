@@ -68,6 +68,16 @@ def test_products(tmp_path):
     assert all(row["figure"] > 0 for row in measured)
 
 
+def test_profile(tmp_path):
+    measured = {row["what"]: row["figure"] for row in rows(tmp_path, "profile", "--smoke", "--repeats", "1")}
+    for part in ("f and gradient", "R-operator product", "stored product", "stored set-up"):
+        kinds = [
+            value for name, value in measured.items() if name.startswith(f"{part}: ") and "rate" not in name
+        ]
+        assert sum(kinds) == pytest.approx(measured[part])
+        assert measured[f"{part}: convolutions"] > 0
+
+
 def test_iteration(tmp_path):
     measured = rows(tmp_path, "iteration", "--smoke", "--repeats", "1")
     assert [row["unit"] for row in measured] == ["s", "s", "s", "GFLOP/s"]

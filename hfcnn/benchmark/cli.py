@@ -20,6 +20,7 @@ from hfcnn.benchmark.measures import (
     measure_predict,
     measure_products,
 )
+from hfcnn.benchmark.profiling import measure_profile
 from hfcnn.benchmark.rows import report
 
 __all__ = ["app"]
@@ -65,6 +66,20 @@ def products(
         name: measure_products(case, repeats, has_bf16()) for name, case in _cases(network, images, smoke)
     }
     report("products", groups, json_file, markdown)
+
+
+@app.command()
+def profile(
+    network: Presets = None,
+    images: Images = None,
+    repeats: Repeats = 5,
+    json_file: JsonFile = None,
+    markdown: Markdown = None,
+    smoke: Smoke = False,
+) -> None:
+    """Where the time of the gradient and of the products goes, by kind of operation."""
+    groups = {name: measure_profile(case, repeats) for name, case in _cases(network, images, smoke)}
+    report("profile", groups, json_file, markdown)
 
 
 @app.command()
