@@ -85,6 +85,20 @@ def test_table5_shows_means_and_the_rate_that_was_searched(tmp_path):
     ]  # fmt: skip
 
 
+def test_table5_shows_newton_by_iteration_and_minute(tmp_path):
+    accuracies = [0.9 + 0.001 * i for i in range(1, 13)]
+    record = make(NEWTON, accuracies, status="running")
+    record.history["cg_iterations"] = [7] * 12
+    part = make(replace(NEWTON, train_size=1000), [0.8], n_train=1000)
+    write([record, part], tmp_path / "cells")
+    write_report(tmp_path / "cells", tmp_path)
+    text = (tmp_path / "table5.md").read_text()
+    assert text.count("by iteration and minute") == 1
+    assert row(text, "10") == ["10", "1.7", "1.0000", "70", "91.00"]
+    assert row(text, "12") == ["12", "2.0", "1.0000", "84", "91.20"]
+    assert "| 11 |" not in text
+
+
 def test_table5_says_what_is_part_unfinished_or_not_searched(tmp_path):
     unfinished = make(replace(NEWTON, train_size=1000), [0.8], status="running", n_train=1000)
     write(

@@ -21,6 +21,7 @@ __all__ = [
     "accuracy",
     "by_problem",
     "images",
+    "machine",
     "mean_accuracy",
     "pick",
     "provenance",

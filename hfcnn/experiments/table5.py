@@ -13,6 +13,7 @@ from hfcnn.experiments.markdown import (
     accuracy,
     by_problem,
     images,
+    machine,
     pick,
     provenance,
     table,
@@ -73,6 +74,7 @@ def page(records: list[Record], output: Path) -> Page | None:
         "many ours are of is said below. A rate with an asterisk is the paper's, not searched for.\n",
         table(header, rows),
         _searches(searches),
+        *_progress(used),
         "## Where our numbers are from\n",
         provenance(used),
     ]
@@ -99,6 +101,37 @@ def _row(
         f"{published.sg:.2f} ({published.learning_rate:g})" if published else MISSING,
         f"{accuracy(sg)} ({rate})" if sg else MISSING,
     ]
+
+
+def _progress(records: list[Record]) -> list[str]:
+    """Tables of how Newton's runs on all of a data set's images went on; of several seeds, of the lowest."""
+    parts: list[str] = []
+    seen = set()
+    for record in sorted(records, key=lambda record: record.settings.seed):
+        settings, history = record.settings, record.history
+        is_all = Problem(settings.dataset, record.n_train, record.n_test).is_full_size
+        if settings.method != "newton" or not is_all or settings.group in seen:
+            continue
+        seen.add(settings.group)
+        heading = (
+            f"## {title(settings.dataset)}, {NETWORKS[settings.network]}: Newton by iteration and minute\n"
+        )
+        rows = [
+            [
+                f"{iteration}",
+                f"{history['seconds'][place] / 60:.1f}",
+                f"{history['f'][place]:.4f}",
+                f"{sum(history['cg_iterations'][: place + 1]):,.0f}"
+                if "cg_iterations" in history
+                else MISSING,
+                f"{100 * history['test_accuracy'][place]:.2f}",
+            ]
+            for place, iteration in enumerate(history["iteration"])
+            if iteration <= 10 or iteration % 5 == 0 or iteration == record.iteration
+        ]
+        header = ["Iteration", "Minutes", "f", "CG iterations so far", "Test accuracy, %"]
+        parts += [heading, f"Seed {settings.seed}, {machine(record)}.\n", table(header, rows)]
+    return parts
 
 
 def _search_row(problem: Problem, network: str, choice: RateChoice) -> list[str]:
