@@ -23,6 +23,7 @@ __all__ = [
     "n_parameters",
     "product_cost",
     "stored_jacobian_bytes",
+    "trial_cost",
     "value_cost",
 ]
 
@@ -40,6 +41,8 @@ OPERATIONS_A_BYTE = 10
 TEMPORARIES, VECTORS = 2.5, 12
 #: Memory lost between what is kept, as a share of it. Measured with glibc: temporaries are freed between.
 HOLES = 0.2
+#: Bytes of a position that a selection keeps on torch, an int64; products keep it in a second form too.
+POSITION_BYTES = 8
 #: Most images a batch: enough for any layer to be larger than the cost of starting it.
 MAX_BATCH_SIZE = 4096
 
@@ -70,9 +73,11 @@ def _pre_pool(network: Network) -> list[int]:
     ]
 
 
-def _temporary_bytes(network: Network, itemsize: int) -> int:
+def _temporary_bytes(network: Network, itemsize: int, form: str = "rop") -> int:
     """Bytes that a product needs at once beside what is kept, for one image of its batch."""
-    return round(TEMPORARIES * max(_pre_pool(network)) * itemsize)
+    without = _blocks(network) if form == "jacobian" else []
+    largest = max(size for m, size in enumerate(_pre_pool(network)) if m not in without)
+    return round(TEMPORARIES * largest * itemsize)
 
 
 def _activations(network: Network) -> int:
@@ -115,7 +120,7 @@ def _rows(network: Network) -> int:
 
 def linearization_bytes(network: Network, itemsize: int = 4) -> int:
     """Bytes that `Linearization` keeps for one image: (86) and the selections (two int64 on torch)."""
-    return _activations(network) * itemsize + _selections(network.layers) * 16
+    return _activations(network) * itemsize + 2 * _selections(network.layers) * POSITION_BYTES
 
 
 def stored_jacobian_bytes(network: Network, itemsize: int = 4) -> int:
@@ -126,7 +131,7 @@ def stored_jacobian_bytes(network: Network, itemsize: int = 4) -> int:
     blocks = _blocks(network)
     kept = [layer for m, layer in enumerate(network.layers) if m not in blocks]
     inputs = sum(_inputs(layer) for layer in kept) + network.n_outputs
-    return (_rows(network) + inputs) * itemsize + _selections(kept) * 16
+    return (_rows(network) + inputs) * itemsize + 2 * _selections(kept) * POSITION_BYTES
 
 
 def value_cost(network: Network, itemsize: int = 4) -> Cost:
@@ -134,6 +139,18 @@ def value_cost(network: Network, itemsize: int = 4) -> Cost:
     shapes = [math.prod(network.input_shape), *(math.prod(layer.output_shape) for layer in network.layers)]
     peaks = [z + s + z_next for z, s, z_next in zip(shapes, _pre_pool(network), shapes[1:], strict=False)]
     return Cost(2 * sum(_macs(network)), max(peaks) * itemsize)
+
+
+def trial_cost(network: Network, itemsize: int = 4) -> Cost:
+    """Evaluate f for one image in a trial of the line search that is rejected.
+
+    What the gradient needs is kept meanwhile, since an accepted trial goes on to it.
+    """
+    kept, peak = 0, 0
+    for layer, before_pooling in zip(network.layers, _pre_pool(network), strict=True):
+        kept += math.prod(layer.output_shape) * itemsize + _selections([layer]) * POSITION_BYTES
+        peak = max(peak, kept + before_pooling * itemsize)
+    return Cost(value_cost(network, itemsize).operations, peak)
 
 
 def gradient_cost(network: Network, itemsize: int = 4) -> Cost:
@@ -155,19 +172,19 @@ def jacobian_cost(network: Network, itemsize: int = 4) -> Cost:
 
 def _set_up_bytes(network: Network, itemsize: int) -> int:
     """Bytes that the set-up of the stored Jacobian needs beside what is kept, for one image of its batch."""
-    layers = [network.layers[m] for m in _blocks(network)]
+    blocks = [network.layers[m] for m in _blocks(network)]
     patches = sum(
         layer.fan_in * layer.conv_height * layer.conv_width
-        for layer in layers
+        for layer in blocks
         if isinstance(layer, ConvLayer)
     )
-    linear = linearization_bytes(network, itemsize)
-    return linear + patches * itemsize + 2 * max(_pre_pool(network)) * itemsize
+    elements = patches + sum(map(_inputs, blocks)) + 2 * max(_pre_pool(network))
+    return elements * itemsize + _selections(blocks) * POSITION_BYTES
 
 
 def product_cost(network: Network, form: str, itemsize: int = 4) -> Cost:
     """One Gauss-Newton product for one image, in the form "rop" or "jacobian"."""
-    macs, temporary = _macs(network), _temporary_bytes(network, itemsize)
+    macs, temporary = _macs(network), _temporary_bytes(network, itemsize, form)
     if form == "rop":
         return Cost(2 * (4 * sum(macs) - 2 * macs[0]), linearization_bytes(network, itemsize) + temporary)
     convolutions = sum(macs) - sum(macs[m] for m in _blocks(network))

@@ -163,7 +163,15 @@ def test_section5_counts_what_is_predicted():
     for item in compare(network):
         # torch does not count products that add in place, which the output layer's tangent has
         assert item.operations == pytest.approx(item.ours.operations, rel=0.01)
-        assert item.peak_bytes >= item.kept_bytes >= 0 and item.bytes > 0
+        assert item.peak_bytes >= item.kept_bytes >= 0 and item.peak_bytes > 0
+        assert item.ratio("ours", "bytes") == item.peak_bytes / item.ours.bytes
+
+
+@pytest.mark.parametrize("preset", ["cnn3", "cnn5"])
+def test_section5_predicts_the_peak_of_a_preset(preset):
+    for item in compare(Network.preset(preset, (28, 28, 1), 10)):
+        assert item.ratio("ours", "operations") == pytest.approx(1, abs=0.01)
+        assert item.ratio("ours", "bytes") == pytest.approx(1, abs=0.2)
 
 
 @pytest.fixture

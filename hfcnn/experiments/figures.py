@@ -13,7 +13,7 @@ from hfcnn.experiments.figure3 import Curve
 from hfcnn.experiments.markdown import images
 from hfcnn.experiments.paper import title
 from hfcnn.experiments.record import Record
-from hfcnn.experiments.section5 import Comparison, Prediction
+from hfcnn.experiments.section5 import Comparison
 from hfcnn.experiments.table6 import C_VALUES, LEARNING_RATES, SAMPLING_RATES, Grid
 
 __all__ = ["draw_convergence", "draw_costs", "draw_robustness"]
@@ -119,25 +119,20 @@ def draw_costs(comparisons: dict[str, list[Comparison]], path: Path) -> None:
         rows = np.arange(len(parts)) + 0.15 * (number - 1.5)
         style = {"color": colour, "marker": marker, "linestyle": ""}
         for ax, cost in zip(axes, ("operations", "bytes"), strict=True):
-            ax.plot([_ratio(item, item.ours, cost) for item in items], rows, label=label, **style)
-            ratios = [_ratio(item, item.paper, cost) for item in items]
+            ax.plot([item.ratio("ours", cost) for item in items], rows, label=label, **style)
+            ratios = [item.ratio("paper", cost) for item in items]
             ax.plot(ratios, rows, markerfacecolor="none", **style)
     for ax, cost in zip(axes, ("operations", "bytes"), strict=True):
         ax.axvline(1, color=GRAY, linestyle=":")
         ax.set_xscale("log")
-        ax.set_xticks((0.2, 0.5, 1, 2, 5, 10), ("0.2", "0.5", "1", "2", "5", "10"))
-        ax.set_xlim(0.15, 15)
+        ax.set_xticks((0.1, 0.2, 0.5, 1, 2, 5, 10), ("0.1", "0.2", "0.5", "1", "2", "5", "10"))
+        ax.set_xlim(0.1, 15)
         ax.set_xlabel(f"{cost}, counted / predicted")
     axes[0].set_yticks(range(len(parts)), parts)
     axes[0].invert_yaxis()
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(comparisons))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
-
-
-def _ratio(counted: Comparison, predicted: Prediction, cost: str) -> float:
-    """Counted over predicted; NaN, which is not drawn, where there is no prediction."""
-    return float(getattr(counted, cost) / (getattr(predicted, cost) or np.nan))
 
 
 def _draw_grid(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.flop_counter import FlopCounterMode
 
 from hfcnn import cost
@@ -110,10 +110,21 @@ class Comparison:
     kept_bytes: float
     peak_bytes: float
 
-    @property
-    def bytes(self) -> float:
-        """What the predictions are of: the bytes kept for products, or else the peak."""
-        return self.kept_bytes or self.peak_bytes
+    def ratio(self, whose: str, quantity: str) -> float:
+        """Counted over predicted; NaN where there is no prediction.
+
+        Parameters
+        ----------
+        whose : {"paper", "ours"}
+            Whose prediction. Of bytes, the paper's are of what is kept, if anything is, and ours of the peak.
+        quantity : {"operations", "bytes"}
+            What.
+        """
+        predicted = getattr(getattr(self, whose), quantity)
+        counted = self.operations
+        if quantity == "bytes":
+            counted = (self.kept_bytes if whose == "paper" else 0) or self.peak_bytes
+        return counted / predicted if predicted else math.nan
 
 
 @dataclass(frozen=True)
@@ -157,7 +168,7 @@ def _parts(network: Network) -> Iterator[Part]:
     yield Part(
         "line search, a rejected trial",
         Prediction(forward, kept),
-        _of(cost.value_cost(network, ITEMSIZE)),
+        _of(cost.trial_cost(network, ITEMSIZE)),
         lambda objective: objective.evaluate(theta, bound=0.0),
     )
     stored = ITEMSIZE * paper.jacobian + kept
@@ -222,19 +233,22 @@ def _operations(part: Part, objective: Objective) -> int:
 
 
 def _allocated(part: Part, objective: Objective) -> tuple[int, int]:
-    """Bytes that torch's allocator holds after the part ran, and the most that it held."""
+    """Bytes that torch's allocator holds after the part ran, and the most that it held while it ran."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         prepared = part.prepare(objective)
-        result = part.run(prepared)
+        with record_function("run of the part"):
+            result = part.run(prepared)
     with tempfile.TemporaryDirectory() as folder:
         trace = Path(folder) / "trace.json"
         profiler.export_chrome_trace(str(trace))
         events = json.loads(trace.read_text(encoding="utf-8"))["traceEvents"]
     del prepared, result  # held until here, so that what they keep is counted
     held = most = 0
+    start = next(event["ts"] for event in events if event["name"] == "run of the part")
     for event in sorted((e for e in events if e["name"] == "[memory]"), key=lambda event: event["ts"]):
         held += event["args"]["Bytes"]
-        most = max(most, held)
+        if event["ts"] >= start:
+            most = max(most, held)
     return held, most
 
 
@@ -263,9 +277,9 @@ def _introduction() -> str:
         f"as torch {torch.__version__} counts them on a CPU: operations of convolutions and matrix products "
         "by its flop counter (2 a multiply-add), bytes by its allocator, as the difference between "
         f"{2 * N_IMAGES} and {N_IMAGES} images. Kept is what is held at the end, peak the most at a time; "
-        "those of a product include what its set-up keeps. Predictions for the Jacobian and the products are "
-        "of what is kept, the others of the peak. The paper leaves pooling and bias out, stores the Jacobian "
-        "before pooling, and has no R-operator.\n"
+        "both include what a set-up keeps for a product. The paper's predictions for the Jacobian and the "
+        "products are of what is kept, all others of the peak. The paper leaves pooling and bias out, stores "
+        "the Jacobian before pooling, and has no R-operator.\n"
     )
 
 
