@@ -11,7 +11,7 @@ from hfcnn.backend import TORCH_OPS, LayerOps
 from hfcnn.cost import is_block_smaller, n_parameters
 from hfcnn.linearize import Linearization
 from hfcnn.network import ConvLayer, Network
-from hfcnn.ops import jacobian_parameters, mask, unfold
+from hfcnn.ops import mask, parameter_jacobian, unfold
 
 __all__ = ["StoredJacobian"]
 
@@ -82,7 +82,7 @@ class StoredJacobian:
             rows = mask(rows, live.expand_as(rows))
             if (block := self.blocks[m]) is not None:
                 assert isinstance(layer, ConvLayer)
-                block[:, which] = jacobian_parameters(patches[m], rows, selection, layer)
+                block[:, which] = parameter_jacobian(patches[m], rows, selection, layer)
             elif (kept := self.rows[m]) is not None:
                 kept[:, which] = rows
             if m == 0:

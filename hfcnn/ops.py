@@ -37,9 +37,9 @@ __all__ = [
     "dense_vjp",
     "encode",
     "jacobian_jvp",
-    "jacobian_parameters",
     "jacobian_vjp",
     "mask",
+    "parameter_jacobian",
     "unfold",
 ]
 
@@ -273,7 +273,7 @@ def jacobian_vjp(
     return conv_vjp_weight(g, z, selection, layer)
 
 
-def jacobian_parameters(phi: Tensor, D: Tensor, selection: Selection | Tensor, layer: ConvLayer) -> Tensor:
+def parameter_jacobian(phi: Tensor, D: Tensor, selection: Selection | Tensor, layer: ConvLayer) -> Tensor:
     """Multiply a layer's block of the Jacobian out, image by image: d z^{L+1} / d (W, b) (66).
 
     Parameters

@@ -1,7 +1,7 @@
 """The kernels behind the interface of `hfcnn.ops`: twins by name and argument order.
 
-`precision` is an extra keyword of every convolution. Selections are uint8 codes here. Dense layers are
-torch's matrix products and have no twin.
+`precision` is an extra keyword of every convolution. Selections are uint8 codes here. Dense layers and
+`parameter_jacobian` are torch's matrix products and have no twin.
 """
 
 from __future__ import annotations

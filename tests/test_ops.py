@@ -126,13 +126,13 @@ def test_jacobian_products(problem):
         dense.assert_close(actual[1], g_b)
 
 
-def test_jacobian_parameters(problem):
+def test_parameter_jacobian(problem):
     """Each of the K rows is the gradient in weight and bias that its row of the output's cotangents gives."""
     layer, z = problem["layer"], problem["z"]
     for selection in selections(problem):
         live = (ops.conv_value(z, problem["w"], problem["b"], layer) > 0).unsqueeze(1)
         D = problem["rows"] * live
-        block = ops.jacobian_parameters(ops.unfold(z, layer), D, selection, layer)
+        block = ops.parameter_jacobian(ops.unfold(z, layer), D, selection, layer)
         for i in range(len(z)):
             for k in range(K):
                 one = slice(i, i + 1)
