@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from hfcnn.benchmark.cases import Case, curvlinops_operator
 from hfcnn.benchmark.cli import app
 from hfcnn.benchmark.measures import measure_bf16
-from hfcnn.benchmark.rows import at_least, at_most
+from hfcnn.benchmark.rows import Row, at_least, at_most, report
 from hfcnn.benchmark.timing import fastest, interleave, matmul_rate
 
 runner = CliRunner()
@@ -28,6 +28,21 @@ def test_goals():
     assert not at_most("", 1.01, 1.0).is_reached
     assert at_least("", 2.5, 2.5).is_reached
     assert not at_least("", 2.4, 2.5).is_reached
+
+
+def test_markdown_has_a_column_a_case(tmp_path):
+    groups = {
+        "a": [Row("time", 1234.5, "s"), at_most("|x|", 0.5, 1)],
+        "b": [Row("time", 0.12345, "s"), at_most("|x|", 1.5, 1)],
+        "c": [Row("time", 2.0, "s")],
+    }
+    report("title", groups, None, tmp_path / "table.md")
+    assert (tmp_path / "table.md").read_text().splitlines() == [
+        "| measure | unit | goal | a | b | c |",
+        "| --- | --- | --- | --- | --- | --- |",
+        "| time | s |  | 1,234 | 0.123 | 2 |",
+        r"| \|x\| | x | <= 1 | 0.5 | 1.5 (no) |  |",
+    ]
 
 
 def test_candidates_take_turns_after_a_turn_of_warm_up():

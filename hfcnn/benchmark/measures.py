@@ -195,7 +195,7 @@ def measure_memory(preset: str, shape: tuple[int, int, int], n_images: int, budg
         peaks.append(int(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
         predicted = cost.fit_bytes(network, round(n_images * rate), form="rop", memory=budget)
         rows.append(Row(f"peak at a sampling rate of {rate:g}", peaks[-1] / 2**20, "MiB"))
-        rows.append(at_most("|measured / predicted - 1|", abs(peaks[-1] / predicted - 1), 0.2))
+        rows.append(at_most(f"|peak at {rate:g} / predicted - 1|", abs(peaks[-1] / predicted - 1), 0.2))
     growth = peaks[-1] / peaks[-2]
     rows.append(at_most(f"peak at {rates[-1]:g} / peak at {rates[-2]:g}, over the budget", growth, 1.1))
     return rows

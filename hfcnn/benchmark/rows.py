@@ -75,15 +75,11 @@ def report(title: str, groups: dict[str, list[Row]], json_file: Path | None, mar
     """Print groups of rows as one table and, where asked for, write them as JSON and Markdown."""
     about = machine()
     title = f"{title}: {about['processor']}, {about['threads']} threads, torch {about['torch']}"
-    columns = ("case", "measure", "figure", "goal", "reached")
-    table = Table(*columns, title=title)
-    lines = [" | ".join(columns), " | ".join("---" for _ in columns)]
+    table = Table("case", "measure", "figure", "goal", "reached", title=title)
     for case, rows in groups.items():
         for row in rows:
             reached = "" if row.is_reached is None else ("yes" if row.is_reached else "no")
-            cells = (case, row.what, f"{row.figure:.3g} {row.unit}".strip(), row.goal, reached)
-            table.add_row(*cells)
-            lines.append(" | ".join(cell.replace("|", "\\|") for cell in cells))
+            table.add_row(case, row.what, f"{_number(row.figure)} {row.unit}".strip(), row.goal, reached)
     Console(width=None if sys.stdout.isatty() else 140).print(table)
     if json_file:
         content = {
@@ -92,4 +88,26 @@ def report(title: str, groups: dict[str, list[Row]], json_file: Path | None, mar
         }
         json_file.write_text(json.dumps(content, indent=1) + "\n")
     if markdown:
-        markdown.write_text("\n".join(f"| {line} |" for line in lines) + "\n")
+        markdown.write_text(_markdown(groups))
+
+
+def _markdown(groups: dict[str, list[Row]]) -> str:
+    """Write a row a measure and a column a case; a figure that misses its goal is followed by (no)."""
+    measures = {row.what: row for rows in groups.values() for row in rows}
+    figures = {(case, row.what): row for case, rows in groups.items() for row in rows}
+    lines = [["measure", "unit", "goal", *groups], ["---"] * (3 + len(groups))]
+    for what, row in measures.items():
+        cells = [_cell(figures.get((case, what))) for case in groups]
+        lines.append([what, row.unit, row.goal, *cells])
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+def _cell(row: Row | None) -> str:
+    if row is None:
+        return ""
+    return _number(row.figure) + (" (no)" if row.is_reached is False else "")
+
+
+def _number(figure: float) -> str:
+    """Three digits, or all of a whole number."""
+    return f"{figure:,.0f}" if abs(figure) >= 1000 else f"{figure:.3g}"
