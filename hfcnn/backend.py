@@ -5,14 +5,15 @@ The only file that loads `hfcnn.kernels`, and only once a GPU is asked for.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 
 from hfcnn import ops
@@ -91,13 +92,16 @@ def keep_heap(device: torch.device) -> None:
     """Have the C library keep freed memory for the next temporaries of a size that batches have on a CPU.
 
     glibc returns the free end of its heap to the system once it exceeds twice the size of the largest mapped
-    block freed so far, up to 32 MiB (``M_MMAP_THRESHOLD`` in mallopt's manual). A process whose blocks are
-    all smaller then maps and clears its temporaries anew in every operation, which takes up to a third of
-    the time of a product. Freeing one larger block, never written to, raises that limit. Costs microseconds;
-    other C libraries are left as they are.
+    block freed so far, up to 32 MiB (``M_MMAP_THRESHOLD`` in the manual of mallopt). A process whose blocks
+    are all smaller then maps and clears its temporaries anew in every operation, which takes up to a third of
+    the time of a product. Freeing one larger block, never written to, raises that limit unless the user has
+    set it. Costs microseconds; elsewhere than on Linux nothing is done.
     """
-    if device.type == "cpu":
-        np.empty(LARGEST_HEAP_BLOCK, dtype=np.uint8)
+    if device.type == "cpu" and sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+        libc.free.restype, libc.free.argtypes = None, [ctypes.c_void_p]
+        libc.free(libc.malloc(LARGEST_HEAP_BLOCK))
 
 
 def get_backend(backend: str = "auto", device: str = "auto", precision: str = "auto") -> Backend:
