@@ -251,19 +251,22 @@ def fit_bytes(
 
     Notes
     -----
-    The kept linearisations; for one batch, a linearisation and the temporaries of its largest layer (the
-    output before pooling, twice in a jvp, and the library's reordered copies of one); theta, the gradient
-    and CG's vectors.
+    The kept linearisations; of one batch, what is linearised anew in each product, and the temporaries of
+    its largest layer (the output before pooling, twice in a jvp, and the library's reordered copies of one),
+    or what setting up or the gradient need instead; theta, the gradient and CG's vectors.
     """
     batch = choose_batch_size(network, itemsize, torch.device(device))
-    linear = linearization_bytes(network, itemsize)
+    linear, temporary = linearization_bytes(network, itemsize), _temporary_bytes(network, itemsize)
     bytes_an_image = linear if form == "rop" else stored_jacobian_bytes(network, itemsize)
     fits = bytes_an_image * n_subset <= memory
-    kept = bytes_an_image * (n_subset if fits else memory // (bytes_an_image * batch) * batch)
-    temporaries = batch * (linear + _temporary_bytes(network, itemsize))
+    n_kept = n_subset if fits else memory // (bytes_an_image * batch) * batch
+    kept = round(n_kept * bytes_an_image * (1 + HOLES))
+    # freed and made anew in turn, of which little of the one's memory serves the other
+    anew = 2 * linear * min(batch, n_subset - n_kept)
+    parts = [kept + anew + temporary * batch, (linear + temporary) * batch]
     if form == "jacobian":
-        temporaries = max(temporaries, batch * _set_up_bytes(network, itemsize))
-    return round(kept * (1 + HOLES)) + temporaries + VECTORS * network.n_parameters * itemsize
+        parts.append(kept + _set_up_bytes(network, itemsize) * batch)
+    return max(parts) + VECTORS * network.n_parameters * itemsize
 
 
 def choose_form(network: Network, n_images: int, *, n_products: int, memory: int, itemsize: int = 4) -> str:
