@@ -37,6 +37,9 @@ FREE_SHARE = 0.25
 #: Operations that the convolutions do while memory delivers a byte. Measured: 200 GFLOP/s and 20 GB/s on two
 #: cores; GPUs are nearer to 100.
 OPERATIONS_A_BYTE = 10
+#: Operations that the convolutions do while a byte of the stored Jacobian is made ready: the system clears
+#: its memory first. Fitted to the paper's networks, where 6 to 15 products make up for the set-up.
+OPERATIONS_A_KEPT_BYTE = 200
 #: Arrays of the largest layer's size that live at once, and vectors of theta's size in an iteration.
 TEMPORARIES, VECTORS = 2.5, 12
 #: Memory lost between what is kept, as a share of it. Measured with glibc: temporaries are freed between.
@@ -286,6 +289,7 @@ def choose_form(network: Network, n_images: int, *, n_products: int, memory: int
     rop = value_cost(network, itemsize).operations + n_products * product_cost(network, "rop").operations
     stored = jacobian_cost(network, itemsize).operations
     stored += n_products * product_cost(network, "jacobian").operations
-    # a product reads the rows twice, a set-up writes them and reads them back, and they fit no cache
-    stored += 2 * (n_products + 1) * _rows(network) * itemsize * OPERATIONS_A_BYTE
+    stored += stored_jacobian_bytes(network, itemsize) * OPERATIONS_A_KEPT_BYTE
+    # a product reads the rows twice, and they fit no cache
+    stored += 2 * n_products * _rows(network) * itemsize * OPERATIONS_A_BYTE
     return "jacobian" if stored < rop else "rop"
