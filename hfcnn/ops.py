@@ -274,7 +274,7 @@ def jacobian_vjp(
 
 
 def parameter_jacobian(phi: Tensor, D: Tensor, selection: Selection | Tensor, layer: ConvLayer) -> Tensor:
-    """Multiply a layer's block of the Jacobian out, image by image: d z^{L+1} / d (W, b) (66).
+    """Multiply a layer's block of the Jacobian out, image by image: dz^{L+1} / d(W, b) (64).
 
     Parameters
     ----------
@@ -343,6 +343,12 @@ def dense_vjp(
     return (g @ w if needs_input else None), g.t() @ z, g.sum(0)
 
 
+def mask(x: Tensor, live: Tensor) -> Tensor:
+    """X where live > 0, else 0, in one vectorised pass."""
+    out: Tensor = torch.ops.aten.threshold_backward(x, live, 0)
+    return out
+
+
 def cg_update(x: Tensor, r: Tensor, p: Tensor, Ap: Tensor, rr: Tensor) -> tuple[Tensor, Tensor]:
     """Take one conjugate-gradient step in place: x, r and p become the next ones.
 
@@ -404,12 +410,6 @@ def _convolution_backward(
 
 def _as_selection(selection: Selection | Tensor, layer: ConvLayer, dtype: torch.dtype) -> Selection:
     return selection if isinstance(selection, Selection) else decode(selection, layer, dtype)
-
-
-def mask(x: Tensor, live: Tensor) -> Tensor:
-    """X where live > 0, else 0, in one vectorised pass."""
-    out: Tensor = torch.ops.aten.threshold_backward(x, live, 0)
-    return out
 
 
 def _pool(s: Tensor, selection: Selection) -> Tensor:
