@@ -45,10 +45,10 @@ def test_markdown_has_a_column_a_case(tmp_path):
     ]
 
 
-def test_candidates_take_turns_after_a_turn_of_warm_up():
+def test_candidates_take_turns_of_a_call_of_warm_up_and_one_timed():
     calls = []
     seconds = interleave({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 2)
-    assert "".join(calls) == "ababab"
+    assert "".join(calls) == "aabbaabb"
     assert set(seconds) == {"a", "b"}
 
 

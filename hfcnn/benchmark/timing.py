@@ -15,12 +15,15 @@ Timed: TypeAlias = Callable[[], Any]
 
 
 def interleave(candidates: dict[str, Timed], repeats: int) -> dict[str, float]:
-    """Time candidates in turns and return each one's median seconds, after a turn of warm-up."""
-    for call in candidates.values():
-        call()
+    """Time candidates in turns and return each one's median seconds.
+
+    A turn is a call that is not timed and one that is, as in CG, where product follows product: what the
+    candidate before left in the caches, and took from the heap, falls on no time.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(repeats):
         for name, call in candidates.items():
+            call()
             start = time.perf_counter()
             call()
             seconds[name].append(time.perf_counter() - start)
@@ -28,13 +31,8 @@ def interleave(candidates: dict[str, Timed], repeats: int) -> dict[str, float]:
 
 
 def fastest(candidates: Iterable[Timed]) -> Timed:
-    """Choose the fastest of some calls by the better of two runs each, after one of warm-up."""
-
-    def seconds(call: Timed) -> float:
-        call()
-        return min(interleave({"": call}, 1)[""] for _ in range(2))
-
-    return min(candidates, key=seconds)
+    """Choose the fastest of some calls by the better of two runs each, a run of warm-up before either."""
+    return min(candidates, key=lambda call: min(interleave({"": call}, 1)[""] for _ in range(2)))
 
 
 def matmul_candidates(size: int = 2048) -> dict[str, Timed]:
