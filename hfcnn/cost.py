@@ -254,9 +254,10 @@ def fit_bytes(
 
     Notes
     -----
-    The kept linearisations; of one batch, what is linearised anew in each product, and the temporaries of
-    its largest layer (the output before pooling, twice in a jvp, and the library's reordered copies of one),
-    or what setting up or the gradient need instead; theta, the gradient and CG's vectors.
+    The kept linearisations; of one batch, the gradient's linearisation, what is linearised anew in each
+    product, and the temporaries of the largest layer (the output before pooling, twice in a jvp, and the
+    library's reordered copies of one); theta, the gradient and CG's vectors. They do not all live at once,
+    but little of the memory of one serves another.
     """
     batch = choose_batch_size(network, itemsize, torch.device(device))
     linear, temporary = linearization_bytes(network, itemsize), _temporary_bytes(network, itemsize)
@@ -264,9 +265,8 @@ def fit_bytes(
     fits = bytes_an_image * n_subset <= memory
     n_kept = n_subset if fits else memory // (bytes_an_image * batch) * batch
     kept = round(n_kept * bytes_an_image * (1 + HOLES))
-    # freed and made anew in turn, of which little of the one's memory serves the other
-    anew = 2 * linear * min(batch, n_subset - n_kept)
-    parts = [kept + anew + temporary * batch, (linear + temporary) * batch]
+    n_anew = min(batch, n_subset - n_kept)
+    parts = [kept + (linear + temporary) * batch + linear * n_anew]
     if form == "jacobian":
         parts.append(kept + _set_up_bytes(network, itemsize) * batch)
     return max(parts) + VECTORS * network.n_parameters * itemsize
