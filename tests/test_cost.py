@@ -6,6 +6,7 @@ from hfcnn import GaussNewton, Linearization, Network, StoredJacobian
 from hfcnn.cost import (
     choose_batch_size,
     choose_form,
+    fit_bytes,
     gradient_cost,
     jacobian_cost,
     linearization_bytes,
@@ -86,6 +87,13 @@ def test_memory_budget():
         memory_budget("all", CPU)
     with pytest.raises(ValueError, match="memory must not be negative; got -5"):
         memory_budget(-5, CPU)
+
+
+@each_form
+def test_fit_grows_with_the_subset_only_up_to_the_budget(form):
+    few, many, more = (fit_bytes(MNIST, n, form=form, memory=2**26) for n in (50, 800, 3200))
+    assert few < many == more
+    assert fit_bytes(MNIST, 3200, form=form, memory=2**30) > more + 2**28
 
 
 def test_batch_size_shrinks_with_the_network():
