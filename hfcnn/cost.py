@@ -20,7 +20,6 @@ __all__ = [
     "jacobian_cost",
     "linearization_bytes",
     "memory_budget",
-    "n_parameters",
     "product_cost",
     "stored_jacobian_bytes",
     "trial_cost",
@@ -99,14 +98,9 @@ def _selections(layers: Iterable[Layer]) -> int:
     )
 
 
-def n_parameters(layer: Layer) -> int:
-    """Number n_m of a layer's weights and biases."""
-    return layer.filters * (layer.fan_in + 1)
-
-
 def is_block_smaller(layer: Layer) -> bool:
     """Whether the layer's part of the stored Jacobian is smaller as dz/dtheta^m than as dz/dZ^{m+1}."""
-    return n_parameters(layer) < math.prod(layer.output_shape)
+    return layer.n_parameters < math.prod(layer.output_shape)
 
 
 def _blocks(network: Network) -> list[int]:
@@ -117,7 +111,7 @@ def _blocks(network: Network) -> list[int]:
 def _rows(network: Network) -> int:
     """Elements that the stored Jacobian keeps of all layers but the last, for one image (87)."""
     return network.n_outputs * sum(
-        min(n_parameters(layer), math.prod(layer.output_shape)) for layer in network.layers[:-1]
+        min(layer.n_parameters, math.prod(layer.output_shape)) for layer in network.layers[:-1]
     )
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hfcnn.backend import TORCH_OPS, LayerOps
-from hfcnn.cost import is_block_smaller, n_parameters
+from hfcnn.cost import is_block_smaller
 from hfcnn.linearize import Linearization
 from hfcnn.network import ConvLayer, Network
 from hfcnn.ops import mask, parameter_jacobian, unfold
@@ -61,7 +61,7 @@ class StoredJacobian:
         patches: dict[int, Tensor] = {}
         for m, layer in enumerate(network.layers[:-1]):
             if isinstance(layer, ConvLayer) and is_block_smaller(layer):
-                self.blocks[m] = self.outputs.new_empty((*self.outputs.shape, n_parameters(layer)))
+                self.blocks[m] = self.outputs.new_empty((*self.outputs.shape, layer.n_parameters))
                 patches[m] = unfold(forward.inputs[m], layer)
                 self.inputs[m] = self.selections[m] = None
             else:

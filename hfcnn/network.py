@@ -117,6 +117,11 @@ class ConvLayer:
         """Inputs of one filter."""
         return self.kernel[0] * self.kernel[1] * self.channels
 
+    @property
+    def n_parameters(self) -> int:
+        """Number n_m of weights and biases."""
+        return self.filters * (self.fan_in + 1)
+
 
 @dataclass(frozen=True)
 class DenseLayer:
@@ -145,6 +150,11 @@ class DenseLayer:
     def fan_in(self) -> int:
         """Inputs of one unit."""
         return self.inputs
+
+    @property
+    def n_parameters(self) -> int:
+        """Number n_m of weights and biases."""
+        return self.filters * (self.fan_in + 1)
 
 
 Layer: TypeAlias = ConvLayer | DenseLayer
@@ -202,7 +212,7 @@ class Network:
         self.input_shape = (int(input_shape[0]), int(input_shape[1]), int(input_shape[2]))
         self.n_outputs = int(n_outputs)
         self.layers = tuple(_with_shapes(self.specs, self.input_shape, self.n_outputs))
-        self.n_parameters = sum(layer.filters * (layer.fan_in + 1) for layer in self.layers)
+        self.n_parameters = sum(layer.n_parameters for layer in self.layers)
 
     @classmethod
     def preset(cls, name: str, input_shape: tuple[int, int, int], n_outputs: int) -> Network:

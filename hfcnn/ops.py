@@ -290,7 +290,7 @@ def parameter_jacobian(phi: Tensor, D: Tensor, selection: Selection | Tensor, la
     """
     selection = _as_selection(selection, layer, phi.dtype)
     n_weights = layer.filters * layer.fan_in
-    block = D.new_empty((*D.shape[:2], n_weights + layer.filters))
+    block = D.new_empty((*D.shape[:2], layer.n_parameters))
     for k, row in enumerate(D.unbind(1)):
         u = _expand(row.contiguous(), selection)
         g_weight = torch.bmm(phi, u.flatten(1, 2)).view(len(D), layer.channels, *layer.kernel, layer.filters)
