@@ -28,6 +28,7 @@ def make(settings, accuracies, status="finished", n_train=60_000, n_test=10_000)
         "f": [1.0] * n,
         "seconds": [10.0 * (i + 1) for i in range(n)],
         "passes": [2.0 * (i + 1) for i in range(n)],
+        "cg_iterations": [7] * n,
         "test_accuracy": accuracies,
         "load": [1.5] * n,
     }
@@ -88,7 +89,6 @@ def test_table5_shows_means_and_the_rate_that_was_searched(tmp_path):
 def test_table5_shows_newton_by_iteration_and_minute(tmp_path):
     accuracies = [0.9 + 0.001 * i for i in range(1, 13)]
     record = make(NEWTON, accuracies, status="running")
-    record.history["cg_iterations"] = [7] * 12
     part = make(replace(NEWTON, train_size=1000), [0.8], n_train=1000)
     write([record, part], tmp_path / "cells")
     write_report(tmp_path / "cells", tmp_path)

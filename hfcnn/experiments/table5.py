@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 
 from hfcnn.experiments.markdown import (
@@ -54,7 +55,7 @@ def page(records: list[Record], output: Path) -> Page | None:
     output : Path
         Folder of the page; for pages with figures.
     """
-    rows, searches, used = [], [], []
+    rows, searches, used, progress = [], [], [], []
     for problem, network, cells in _problems(records):
         choice = evaluate_search(cells.search, problem.dataset, network)
         newton = pick(cells.runs, network=network, method="newton", C=C, sampling_rate=SAMPLING_RATE)
@@ -62,6 +63,8 @@ def page(records: list[Record], output: Path) -> Page | None:
         if newton or sg:
             rows.append(_row(problem, network, newton, sg, choice))
             used += newton + sg
+        if newton and problem.is_full_size:
+            progress.append(_progress(problem, network, min(newton, key=lambda run: run.settings.seed)))
         if choice.is_searched:
             searches.append(_search_row(problem, network, choice))
     if not rows:
@@ -74,7 +77,7 @@ def page(records: list[Record], output: Path) -> Page | None:
         "many ours are of is said below. A rate with an asterisk is the paper's, not searched for.\n",
         table(header, rows),
         _searches(searches),
-        *_progress(used),
+        *progress,
         "## Where our numbers are from\n",
         provenance(used),
     ]
@@ -103,35 +106,20 @@ def _row(
     ]
 
 
-def _progress(records: list[Record]) -> list[str]:
-    """Tables of how Newton's runs on all of a data set's images went on; of several seeds, of the lowest."""
-    parts: list[str] = []
-    seen = set()
-    for record in sorted(records, key=lambda record: record.settings.seed):
-        settings, history = record.settings, record.history
-        is_all = Problem(settings.dataset, record.n_train, record.n_test).is_full_size
-        if settings.method != "newton" or not is_all or settings.group in seen:
-            continue
-        seen.add(settings.group)
-        heading = (
-            f"## {title(settings.dataset)}, {NETWORKS[settings.network]}: Newton by iteration and minute\n"
-        )
-        rows = [
-            [
-                f"{iteration}",
-                f"{history['seconds'][place] / 60:.1f}",
-                f"{history['f'][place]:.4f}",
-                f"{sum(history['cg_iterations'][: place + 1]):,.0f}"
-                if "cg_iterations" in history
-                else MISSING,
-                f"{100 * history['test_accuracy'][place]:.2f}",
-            ]
-            for place, iteration in enumerate(history["iteration"])
-            if iteration <= 10 or iteration % 5 == 0 or iteration == record.iteration
-        ]
-        header = ["Iteration", "Minutes", "f", "CG iterations so far", "Test accuracy, %"]
-        parts += [heading, f"Seed {settings.seed}, {machine(record)}.\n", table(header, rows)]
-    return parts
+def _progress(problem: Problem, network: str, record: Record) -> str:
+    """How a run of Newton went on: ten iterations one by one, then every fifth, and the last."""
+    history = record.history
+    columns = (history["iteration"], history["seconds"], history["f"], accumulate(history["cg_iterations"]))
+    rows = [
+        [f"{iteration}", f"{seconds / 60:.1f}", f"{f:.4f}", f"{products:,.0f}", f"{100 * value:.2f}"]
+        for iteration, seconds, f, products, value in zip(*columns, history["test_accuracy"], strict=True)
+        if iteration <= 10 or iteration % 5 == 0 or iteration == record.iteration
+    ]
+    header = ["Iteration", "Minutes", "f", "CG iterations so far", "Test accuracy, %"]
+    return (
+        f"## {title(problem.dataset)}, {NETWORKS[network]}: Newton by iteration and minute\n\n"
+        f"Seed {record.settings.seed}, {machine(record)}.\n\n{table(header, rows)}"
+    )
 
 
 def _search_row(problem: Problem, network: str, choice: RateChoice) -> list[str]:
