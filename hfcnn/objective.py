@@ -106,6 +106,7 @@ def outputs(
     ndarray of shape (l, K)
         Of theta's dtype.
     """
+    keep_heap(backend.device)
     size = batch_size or choose_batch_size(network, theta.dtype.itemsize, backend.device)
     with torch.inference_mode():
         parts = [
