@@ -64,7 +64,7 @@ class _Benchmark(_Lazy):
 
 
 class _Kernels(_Lazy):
-    module = "hfcnn.kernels.cli"
+    module = "hfcnn.kernels.tools.cli"
 
 
 app = typer.Typer(cls=_Commands, no_args_is_help=True)

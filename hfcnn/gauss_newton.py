@@ -18,11 +18,11 @@ from hfcnn.cost import (
     memory_budget,
     stored_jacobian_bytes,
 )
-from hfcnn.jacobian import StoredJacobian
-from hfcnn.linearize import Linearization
+from hfcnn.linearization import Linearization
 from hfcnn.loss import Loss, get_loss
 from hfcnn.network import Network
 from hfcnn.objective import Indices, take
+from hfcnn.stored_jacobian import StoredJacobian
 
 __all__ = ["FORMS", "GaussNewton"]
 

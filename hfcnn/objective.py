@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hfcnn.backend import TORCH, Backend, keep_heap
 from hfcnn.cost import choose_batch_size
-from hfcnn.linearize import Linearization
+from hfcnn.linearization import Linearization
 from hfcnn.loss import Loss, get_loss
 from hfcnn.network import ConvLayer, Network
 from hfcnn.ops import dense_forward

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
-from hfcnn._validation import Array, ImageSet
 from hfcnn._version import __version__
+from hfcnn.estimator.images import Array, ImageSet
 from hfcnn.network import Conv, Dense, Network
 from hfcnn.preprocessing import ImageScaler
 

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 from small import BOTH, digits, newton
 
-from hfcnn.progress import Progress
+from hfcnn.estimator.progress import Progress
 
 X, y = digits(100)
 

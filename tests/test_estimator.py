@@ -534,7 +534,7 @@ def test_interrupted_before_an_iteration_is_finished(monkeypatch):
         raise KeyboardInterrupt
         yield
 
-    monkeypatch.setattr("hfcnn.estimator.newton", interrupted)
+    monkeypatch.setattr("hfcnn.estimator.newton.newton", interrupted)
     with pytest.raises(KeyboardInterrupt):
         newton().fit(X, y)
 

@@ -18,9 +18,9 @@ from hfcnn import cost
 from hfcnn.experiments.markdown import MISSING, Page, table
 from hfcnn.experiments.paper import CITATION
 from hfcnn.gauss_newton import GaussNewton
-from hfcnn.jacobian import StoredJacobian
 from hfcnn.network import ConvLayer, Network
 from hfcnn.objective import Objective
+from hfcnn.stored_jacobian import StoredJacobian
 
 __all__ = ["Comparison", "Paper", "compare", "page"]
 

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hfcnn.kernels import benchmark, benchmark_cases, tune
-from hfcnn.kernels.benchmark_cases import gate, implementations, outputs, problem, truth
-from hfcnn.kernels.cli import app
 from hfcnn.kernels.launch import TARGETS
-from hfcnn.kernels.report_cases import USES, cases
 from hfcnn.kernels.tiles import Tile
+from hfcnn.kernels.tools import benchmark, benchmark_cases, tune
+from hfcnn.kernels.tools.benchmark_cases import gate, implementations, outputs, problem, truth
+from hfcnn.kernels.tools.cli import app
+from hfcnn.kernels.tools.report_cases import USES, cases
 from typer.testing import CliRunner
 
 from hfcnn import ops

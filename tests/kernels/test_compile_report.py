@@ -9,11 +9,11 @@ import textwrap
 from dataclasses import replace
 
 import pytest
-from hfcnn.kernels.compile_report import MAX_SPILL, _key, faults, source_hash
 from hfcnn.kernels.launch import TARGETS
-from hfcnn.kernels.machine_code import MachineCode, compiler_environment, count_dots, inspect_amdgcn
-from hfcnn.kernels.report_cases import cases, quick_cases
-from hfcnn.kernels.roofline import GPUS, Resources, find_gpu, gpu_of_arch, occupancy, roofline
+from hfcnn.kernels.tools.compile_report import MAX_SPILL, _key, faults, source_hash
+from hfcnn.kernels.tools.machine_code import MachineCode, compiler_environment, count_dots, inspect_amdgcn
+from hfcnn.kernels.tools.report_cases import cases, quick_cases
+from hfcnn.kernels.tools.roofline import GPUS, Resources, find_gpu, gpu_of_arch, occupancy, roofline
 
 AMDGCN = """
     v_mfma_f32_32x32x4_xf32 a[0:15], v[0:1], v[2:3], a[0:15]
@@ -34,7 +34,7 @@ from dataclasses import asdict
 import triton
 import triton.language as tl
 from hfcnn.kernels.launch import TARGETS, Launch
-from hfcnn.kernels.machine_code import compile_launch, compiler_environment
+from hfcnn.kernels.tools.machine_code import compile_launch, compiler_environment
 
 @triton.jit
 def product(a, b, c, K: tl.constexpr, B: tl.constexpr, PRECISION: tl.constexpr):
@@ -90,7 +90,14 @@ def test_compiles_for_every_target_without_a_gpu(tmp_path):
 
 @pytest.mark.slow
 def test_command_compiles_once_even_where_the_interpreter_is_on(tmp_path):
-    command = ["-c", "from hfcnn.kernels.cli import app; app()", "report", "--quick", "--op", "conv_jvp"]
+    command = [
+        "-c",
+        "from hfcnn.kernels.tools.cli import app; app()",
+        "report",
+        "--quick",
+        "--op",
+        "conv_jvp",
+    ]
     options = ["--target", "sm_90", "--cache", tmp_path / "cache", "--json", tmp_path / "report.json"]
     options += ["--markdown", tmp_path / "report.md"]
     result = run_python(*command, *options, interpreted=True)

@@ -13,8 +13,8 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from hfcnn._validation import Array, Shape, check_images
 from hfcnn.backend import Backend, get_backend
+from hfcnn.estimator.images import Array, Shape, check_images
 from hfcnn.loss import get_loss
 from hfcnn.network import Network
 from hfcnn.objective import outputs

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hfcnn.backend import TORCH_OPS, LayerOps
 from hfcnn.cost import is_block_smaller
-from hfcnn.linearize import Linearization
+from hfcnn.linearization import Linearization
 from hfcnn.network import ConvLayer, Network
 from hfcnn.ops import mask, parameter_jacobian, unfold
 

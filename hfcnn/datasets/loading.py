@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from hfcnn._formats import (
+from hfcnn.datasets.formats import (
     CIFAR_BATCH,
     DatasetError,
     Parts,

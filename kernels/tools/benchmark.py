@@ -15,9 +15,9 @@ from typing import Any, TypeAlias
 
 import torch
 
+from ..launch import PRECISIONS, TARGETS
 from .benchmark_cases import Problem, gate, implementations, outputs, problem, truth
 from .benchmark_whole import Step, whole_steps
-from .launch import PRECISIONS, TARGETS
 from .report_cases import N_OUTPUTS, Case, cases
 from .roofline import GPUS, Gpu, find_gpu, roofline
 
@@ -26,7 +26,7 @@ __all__ = ["IMPLEMENTATIONS", "Measurement", "Settings", "measure", "peaks", "se
 #: Runs an implementation once and compares it: the largest relative difference, and whether it passes.
 Judge: TypeAlias = Callable[[str, Callable[[], Any]], tuple[float, bool]]
 
-#: Columns of the tables: what `hfcnn.kernels.benchmark_cases.implementations` makes.
+#: Columns of the tables: what `hfcnn.kernels.tools.benchmark_cases.implementations` makes.
 IMPLEMENTATIONS = ("triton", "torch", "func", "compiled")
 
 
@@ -37,7 +37,7 @@ class Settings:
     Attributes
     ----------
     networks, ops, images : sequence of str
-        Shapes: see `hfcnn.kernels.report_cases.cases`.
+        Shapes: see `hfcnn.kernels.tools.report_cases.cases`.
     n_images : int
         Images a call.
     precision : str
@@ -128,7 +128,7 @@ def settings_here(
         gpu=peaks(device),
         compiles=has_gpu if compiles is None else compiles,
         seconds=0.2 if has_gpu else 0.05,
-        kernels=importlib.import_module(__package__) if has_gpu else None,
+        kernels=importlib.import_module("hfcnn.kernels") if has_gpu else None,
     )
 
 

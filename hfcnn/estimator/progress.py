@@ -7,7 +7,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 from rich.text import Text
 
-from hfcnn.callbacks import Monitor, Record, Run
+from hfcnn.estimator.monitors import Monitor, Record, Run
 
 __all__ = ["Progress"]
 

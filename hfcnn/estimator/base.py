@@ -14,8 +14,9 @@ import torch
 from sklearn.utils import check_random_state
 from torch import Tensor
 
-from hfcnn._fitted import FittedCNN, with_threads
-from hfcnn._validation import (
+from hfcnn.backend import Backend
+from hfcnn.estimator.fitted import FittedCNN, with_threads
+from hfcnn.estimator.images import (
     Array,
     ImageSet,
     check_labels,
@@ -26,8 +27,7 @@ from hfcnn._validation import (
     stratified_split,
     training_set,
 )
-from hfcnn.backend import Backend
-from hfcnn.callbacks import (
+from hfcnn.estimator.monitors import (
     CallbackSupportMixin,
     Checkpoint,
     EarlyStopping,
@@ -40,6 +40,7 @@ from hfcnn.callbacks import (
     follow,
     with_callbacks,
 )
+from hfcnn.estimator.progress import Progress
 from hfcnn.loss import get_loss
 from hfcnn.objective import Objective, outputs
 from hfcnn.persistence import (
@@ -50,7 +51,6 @@ from hfcnn.persistence import (
     state_fields,
     state_from_fields,
 )
-from hfcnn.progress import Progress
 
 __all__ = ["CNNClassifier"]
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import triton
 
-from .launch import TARGETS, Launch
+from ..launch import TARGETS, Launch
 from .machine_code import MachineCode, compile_launch, compiler_environment
 from .report_cases import Case
 from .roofline import Resources, gpu_of_arch, occupancy, roofline

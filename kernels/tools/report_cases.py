@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from .launch import TARGETS, Launch, launches
+from ..launch import TARGETS, Launch, launches
 
 if TYPE_CHECKING:
     from hfcnn.network import ConvLayer

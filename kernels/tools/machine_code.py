@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .launch import Launch, Target
+    from ..launch import Launch, Target
 
 __all__ = ["MachineCode", "compile_launch", "compiler_environment", "inspect_amdgcn", "inspect_cubin"]
 

@@ -13,17 +13,17 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from . import launch as launch_module
-from . import tiles
+from .. import launch as launch_module
+from .. import tiles
+from ..tiles import Tile
 from .benchmark import Settings, time_call
 from .benchmark_cases import gate, implementations, outputs, problem, truth
 from .report_cases import Case, cases
-from .tiles import Tile
 
 if TYPE_CHECKING:
     import torch
 
-    from .launch import Target
+    from ..launch import Target
 
 __all__ = ["KINDS", "Trial", "best_rows", "candidates", "tune"]
 

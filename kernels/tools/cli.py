@@ -156,9 +156,9 @@ def tune(
             "hfcnn kernels tune measures, so it needs a GPU, and torch sees none here.", style="red"
         )
         raise typer.Exit(1)
+    from ..launch import current_target
+    from ..tiles import _generation
     from .benchmark import settings_here
-    from .launch import current_target
-    from .tiles import _generation
     from .tune import KINDS, best_rows
     from .tune import tune as try_tiles
 

@@ -1,0 +1,6 @@
+"""The scikit-learn classifiers around the solvers."""
+
+from hfcnn.estimator.newton import NewtonCNNClassifier
+from hfcnn.estimator.sgd import SGDCNNClassifier
+
+__all__ = ["NewtonCNNClassifier", "SGDCNNClassifier"]
