@@ -6,9 +6,10 @@ The only file that loads `hfcnn.kernels`, and only once a GPU is asked for.
 from __future__ import annotations
 
 import ctypes
-import importlib
+import importlib.util
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -110,7 +111,7 @@ def get_backend(backend: str = "auto", device: str = "auto", precision: str = "a
     Parameters
     ----------
     backend : {"auto", "torch", "triton"}, default="auto"
-        "auto" is triton on a CUDA or ROCm GPU, torch elsewhere.
+        "auto" is triton on a CUDA or ROCm GPU where the package triton is installed, torch elsewhere.
     device : str, default="auto"
         A torch device; "auto" is the GPU if there is one.
     precision : {"auto", "ieee", "tf32", "tf32x3", "bf16"}, default="auto"
@@ -131,7 +132,7 @@ def get_backend(backend: str = "auto", device: str = "auto", precision: str = "a
     if where.type == "cuda" and not has_gpu:
         raise ValueError(f'device={device!r}, but torch sees no GPU; use device="cpu" or device="auto"')
     if backend == "auto":
-        backend = "triton" if where.type == "cuda" else "torch"
+        backend = "triton" if where.type == "cuda" and _has_triton() else "torch"
     if backend == "torch":
         if precision in ("tf32", "tf32x3"):
             raise ValueError(f'precision={precision!r} needs backend="triton"; torch has "ieee" or "bf16"')
@@ -147,7 +148,7 @@ def get_backend(backend: str = "auto", device: str = "auto", precision: str = "a
         kernels = importlib.import_module("hfcnn.kernels")
     except ModuleNotFoundError as error:
         raise ValueError(
-            f'backend="triton" needs the package {error.name!r}; install it with: pip install {error.name}'
+            f"backend=\"triton\" needs the package {error.name!r}; install it with: pip install 'hfcnn[gpu]'"
         ) from error
     precision = "tf32" if precision == "auto" else precision
     strict = "tf32x3" if precision == "tf32" else precision
@@ -158,6 +159,18 @@ def get_backend(backend: str = "auto", device: str = "auto", precision: str = "a
         LayerOps.of(kernels, precision=strict),
         LayerOps.of(kernels, precision=precision),
     )
+
+
+def _has_triton() -> bool:
+    """Say whether the kernels can run, and give a hint where they cannot: once, as warnings are shown."""
+    is_installed = importlib.util.find_spec("triton") is not None
+    if not is_installed:
+        warnings.warn(
+            "there is a GPU, but not the package triton, which hfcnn's own kernels need: torch's operations "
+            "run on the GPU instead; pip install 'hfcnn[gpu]', or set backend=\"torch\" for no such hint",
+            stacklevel=3,
+        )
+    return is_installed
 
 
 def graph_capture(

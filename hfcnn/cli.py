@@ -52,7 +52,12 @@ class _Lazy(TyperGroup):
         return self._group().get_command(ctx, cmd_name)
 
     def _group(self) -> TyperGroup:
-        return typer.main.get_group(importlib.import_module(self.module).app)
+        try:
+            return typer.main.get_group(importlib.import_module(self.module).app)
+        except ModuleNotFoundError as error:
+            if error.name != "triton":
+                raise
+            raise ImportError("the kernels need triton: pip install 'hfcnn[gpu]'") from error
 
 
 class _Reproduce(_Lazy):

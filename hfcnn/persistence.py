@@ -7,7 +7,7 @@ import json
 import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,9 +16,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
 from hfcnn._version import __version__
-from hfcnn.estimator.images import Array, ImageSet
 from hfcnn.network import Conv, Dense, Network
 from hfcnn.preprocessing import ImageScaler
+
+if TYPE_CHECKING:
+    from hfcnn.estimator.images import Array, ImageSet
 
 __all__ = [
     "CheckpointRun",

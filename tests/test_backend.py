@@ -1,4 +1,4 @@
-import importlib
+import importlib.util
 import os
 import platform
 import subprocess
@@ -113,8 +113,20 @@ def test_missing_package_says_what_to_install(monkeypatch):
 
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     monkeypatch.setattr(importlib, "import_module", no_triton)
-    with pytest.raises(ValueError, match="needs the package 'triton'; install it with: pip install triton"):
+    with pytest.raises(ValueError, match=r"needs the package 'triton'; .* pip install 'hfcnn\[gpu\]'"):
         get_backend("triton", "cpu")
+
+
+@pytest.mark.parametrize("is_installed", [True, False])
+def test_auto_on_a_gpu_takes_triton_or_says_how_to_get_it(kernels, is_installed, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if is_installed else None)
+    if is_installed:
+        assert get_backend().name == "triton"
+        return
+    with pytest.warns(UserWarning, match=r"not the package triton.*pip install 'hfcnn\[gpu\]'"):
+        backend = get_backend()
+    assert (backend.name, backend.device.type, backend.precision) == ("torch", "cuda", "ieee")
 
 
 def test_graph_capture_is_for_cuda_only():
