@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -71,6 +72,9 @@ class ConvLayer:
     stride: Pair
     padding: Pair
     pool: Pair
+    #: Padding of the convolution that reads the output; None if none does. An implementation may keep outputs
+    #: with that many zeros around them: their shape stays `output_shape`.
+    border: Pair | None = None
 
     @property
     def conv_height(self) -> int:
@@ -211,7 +215,7 @@ class Network:
         self.specs = tuple(layers)
         self.input_shape = (int(input_shape[0]), int(input_shape[1]), int(input_shape[2]))
         self.n_outputs = int(n_outputs)
-        self.layers = tuple(_with_shapes(self.specs, self.input_shape, self.n_outputs))
+        self.layers = _with_borders(list(_with_shapes(self.specs, self.input_shape, self.n_outputs)))
         self.n_parameters = sum(layer.n_parameters for layer in self.layers)
 
     @classmethod
@@ -411,6 +415,14 @@ def _with_shapes(
         else:
             raise ValueError(f"layer {number} must be a Conv or a Dense; got {spec!r}")
     yield DenseLayer(inputs, n_outputs, is_linear=True)
+
+
+def _with_borders(layers: list[Layer]) -> tuple[Layer, ...]:
+    """Tell each convolution which padding the next one wants around its output."""
+    for m, (layer, reader) in enumerate(pairwise(layers)):
+        if isinstance(layer, ConvLayer) and isinstance(reader, ConvLayer):
+            layers[m] = replace(layer, border=reader.padding)
+    return tuple(layers)
 
 
 def _conv_layer(number: int, spec: Conv, image: tuple[int, int, int]) -> ConvLayer:

@@ -211,3 +211,8 @@ def test_equality_and_repr():
         assert network != other
     assert network != "network"
     assert eval(repr(network), {"Network": Network, "Conv": Conv, "Dense": Dense}) == network
+
+
+def test_a_convolution_knows_the_border_that_the_next_one_wants():
+    network = Network([Conv(4, 5, padding=0), Conv(4, (3, 1)), Conv(2, padding=2), Dense(3)], (20, 20, 1), 2)
+    assert [layer.border for layer in network.layers[:3]] == [(1, 0), (2, 2), None]
