@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
 from hfcnn._version import __version__
+from hfcnn.files import write_atomically
 from hfcnn.network import Conv, Dense, Network
 from hfcnn.preprocessing import ImageScaler
 
@@ -340,20 +341,11 @@ def _check_class(kind: type[Any], header: dict[str, Any], path: Any) -> None:
 
 
 def _write(path: Any, arrays: dict[str, Array], header: dict[str, Any]) -> None:
-    """Write to a temporary file beside `path`, then move it there in one step."""
+    """Write arrays and header, as a whole or not at all."""
     text = json.dumps({"format": FORMAT, **header})
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     content = to_bytes(arrays, {"hfcnn": text, "checksum": _checksum(text, arrays)})
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, content)
 
 
 def _read(path: Any) -> tuple[dict[str, Array], dict[str, Any]]:

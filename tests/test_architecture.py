@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 
 #: The layers of the house from the ground up. A module imports from its own layer and those below it.
 LAYERS = {
-    "ground": ["hfcnn._version", "hfcnn.memory", "hfcnn.report"],
+    "ground": ["hfcnn._version", "hfcnn.files", "hfcnn.memory", "hfcnn.report"],
     "operations": ["hfcnn.ops", "hfcnn.kernels", "hfcnn.kernels.*"],
     "network": ["hfcnn.backend", "hfcnn.layers", "hfcnn.network", "hfcnn.torch_modules", "hfcnn.cost"],
     "derivatives": ["hfcnn.linearization", "hfcnn.stored_jacobian", "hfcnn.loss"],
