@@ -18,6 +18,7 @@ from torch import Tensor
 
 from hfcnn._version import __version__
 from hfcnn.experiments.settings import Settings, State
+from hfcnn.files import write_atomically
 
 __all__ = [
     "Record",
@@ -26,7 +27,6 @@ __all__ = [
     "read_records",
     "save_state",
     "state_path",
-    "write_atomically",
 ]
 
 #: Digits of a float in a record; a state keeps all of them.
@@ -90,6 +90,7 @@ class Record:
 
     def save(self, path: Path) -> None:
         """Write the record, one line an entry, numbers that are not finite as null."""
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, (_to_json(asdict(self)) + "\n").encode())
 
     @classmethod
@@ -172,6 +173,7 @@ def save_state(state: State, path: Path) -> None:
     content = {item.name: getattr(state, item.name) for item in fields(state)}
     tensors = {name: value.cpu() for name, value in content.items() if isinstance(value, Tensor)}
     rest = {name: value for name, value in content.items() if name not in tensors}
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, save(tensors, {"state": json.dumps(rest)}))
 
 
@@ -180,11 +182,3 @@ def load_state(kind: type[StateT], path: Path, device: torch.device) -> StateT:
     with safe_open(path, framework="pt", device=str(device)) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}
         return kind(**tensors, **json.loads(file.metadata()["state"]))
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that others see it as it was before or whole, never in part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_bytes(content)
-    temporary.replace(path)

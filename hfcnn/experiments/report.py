@@ -7,7 +7,8 @@ from pathlib import Path
 from hfcnn.experiments import figure3, table5, table6
 from hfcnn.experiments.markdown import Page
 from hfcnn.experiments.paper import CITATION
-from hfcnn.experiments.record import read_records, write_atomically
+from hfcnn.experiments.record import read_records
+from hfcnn.files import write_atomically
 
 __all__ = ["write_page", "write_report"]
 
@@ -57,5 +58,6 @@ def write_report(results: Path, output: Path) -> list[Path]:
 def write_page(page: Page, output: Path) -> Path:
     """Write a page, and say where."""
     path = output / f"{page.slug}.md"
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, f"# {page.title}\n\n{page.body}".encode())
     return path
