@@ -10,14 +10,17 @@ import importlib.util
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from hfcnn import ops
+
+if TYPE_CHECKING:
+    from hfcnn.layers import Layer
 
 __all__ = ["PRECISIONS", "TORCH", "Backend", "LayerOps", "get_backend", "graph_capture", "keep_heap"]
 
@@ -75,6 +78,17 @@ class Backend:
     precision: str
     ops: LayerOps
     product_ops: LayerOps
+
+    def check(self, layers: Iterable[Layer]) -> None:
+        """Check that this backend can compute some layers.
+
+        Raises
+        ------
+        ValueError
+            If it cannot; the message says what can.
+        """
+        for layer in layers:
+            layer.check_backend(self.name)
 
     def product_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """Type in which products on data of `dtype` are computed; CG's vectors keep `dtype`."""

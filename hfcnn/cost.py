@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 
-from hfcnn.network import ConvLayer, Layer, Network
+from hfcnn.layers import Layer
+from hfcnn.network import Network
 
 __all__ = [
     "Cost",
@@ -16,7 +16,6 @@ __all__ = [
     "choose_form",
     "fit_bytes",
     "gradient_cost",
-    "is_block_smaller",
     "jacobian_cost",
     "linearization_bytes",
     "memory_budget",
@@ -43,8 +42,6 @@ OPERATIONS_A_KEPT_BYTE = 200
 TEMPORARIES, VECTORS = 2.5, 12
 #: Memory lost between what is kept, as a share of it. Measured with glibc: temporaries are freed between.
 HOLES = 0.2
-#: Bytes of a position that a selection keeps on torch, an int64; products keep it in a second form too.
-POSITION_BYTES = 8
 #: Most images a batch: enough for any layer to be larger than the cost of starting it.
 MAX_BATCH_SIZE = 4096
 
@@ -57,67 +54,44 @@ class Cost:
     bytes: int
 
 
-def _macs(network: Network) -> list[int]:
-    """Multiply-adds of each layer's forward pass, for one image."""
-    return [
-        layer.filters * layer.fan_in * layer.conv_height * layer.conv_width
-        if isinstance(layer, ConvLayer)
-        else layer.units * layer.inputs
-        for layer in network.layers
-    ]
-
-
-def _pre_pool(network: Network) -> list[int]:
-    """Elements of each layer's output before pooling, for one image."""
-    return [
-        layer.filters * layer.conv_height * layer.conv_width if isinstance(layer, ConvLayer) else layer.units
-        for layer in network.layers
-    ]
-
-
 def _temporary_bytes(network: Network, itemsize: int, form: str = "rop") -> int:
     """Bytes that a product needs at once beside what is kept, for one image of its batch."""
     without = _blocks(network) if form == "jacobian" else []
-    largest = max(size for m, size in enumerate(_pre_pool(network)) if m not in without)
+    largest = max(layer.unpooled_size for layer in network.layers if layer not in without)
     return round(TEMPORARIES * largest * itemsize)
+
+
+def _multiply_adds(layers: Iterable[Layer]) -> int:
+    """Multiply-adds of a forward pass through some layers, for one image."""
+    return sum(layer.multiply_adds for layer in layers)
+
+
+def _largest(network: Network) -> int:
+    """Elements of the largest layer's output before pooling, for one image."""
+    return max(layer.unpooled_size for layer in network.layers)
 
 
 def _activations(network: Network) -> int:
     """Elements of Z^1 ... Z^{L+1}, for one image (86)."""
-    return sum(_inputs(layer) for layer in network.layers) + network.n_outputs
+    return sum(layer.input_size for layer in network.layers) + network.n_outputs
 
 
-def _inputs(layer: Layer) -> int:
-    return math.prod(layer.input_shape) if isinstance(layer, ConvLayer) else layer.inputs
-
-
-def _selections(layers: Iterable[Layer]) -> int:
-    """Pooled outputs, each of which keeps where it came from, for one image."""
-    return sum(
-        math.prod(layer.output_shape) for layer in layers if isinstance(layer, ConvLayer) and layer.is_pooled
-    )
-
-
-def is_block_smaller(layer: Layer) -> bool:
-    """Whether the layer's part of the stored Jacobian is smaller as dz/dtheta^m than as dz/dZ^{m+1}."""
-    return layer.n_parameters < math.prod(layer.output_shape)
-
-
-def _blocks(network: Network) -> list[int]:
+def _blocks(network: Network) -> list[Layer]:
     """Layers of which the stored Jacobian keeps dz/dtheta^m."""
-    return [m for m, layer in enumerate(network.layers[:-1]) if is_block_smaller(layer)]
+    return [layer for layer in network.layers[:-1] if layer.block_is_smaller]
 
 
 def _rows(network: Network) -> int:
     """Elements that the stored Jacobian keeps of all layers but the last, for one image (87)."""
     return network.n_outputs * sum(
-        min(layer.n_parameters, math.prod(layer.output_shape)) for layer in network.layers[:-1]
+        min(layer.n_parameters, layer.output_size) for layer in network.layers[:-1]
     )
 
 
 def linearization_bytes(network: Network, itemsize: int = 4) -> int:
-    """Bytes that `Linearization` keeps for one image: (86) and the selections (two int64 on torch)."""
-    return _activations(network) * itemsize + 2 * _selections(network.layers) * POSITION_BYTES
+    """Bytes that `Linearization` keeps for one image: (86) and the selections."""
+    selections = sum(layer.product_selection_bytes for layer in network.layers)
+    return _activations(network) * itemsize + selections
 
 
 def stored_jacobian_bytes(network: Network, itemsize: int = 4) -> int:
@@ -126,16 +100,16 @@ def stored_jacobian_bytes(network: Network, itemsize: int = 4) -> int:
     That is a linearisation's, but the inputs and selections of layers of which the parameters' block is kept.
     """
     blocks = _blocks(network)
-    kept = [layer for m, layer in enumerate(network.layers) if m not in blocks]
-    inputs = sum(_inputs(layer) for layer in kept) + network.n_outputs
-    return (_rows(network) + inputs) * itemsize + 2 * _selections(kept) * POSITION_BYTES
+    kept = [layer for layer in network.layers if layer not in blocks]
+    inputs = sum(layer.input_size for layer in kept) + network.n_outputs
+    selections = sum(layer.product_selection_bytes for layer in kept)
+    return (_rows(network) + inputs) * itemsize + selections
 
 
 def value_cost(network: Network, itemsize: int = 4) -> Cost:
     """Evaluate f for one image."""
-    shapes = [math.prod(network.input_shape), *(math.prod(layer.output_shape) for layer in network.layers)]
-    peaks = [z + s + z_next for z, s, z_next in zip(shapes, _pre_pool(network), shapes[1:], strict=False)]
-    return Cost(2 * sum(_macs(network)), max(peaks) * itemsize)
+    peak = max(layer.input_size + layer.unpooled_size + layer.output_size for layer in network.layers)
+    return Cost(2 * _multiply_adds(network.layers), peak * itemsize)
 
 
 def trial_cost(network: Network, itemsize: int = 4) -> Cost:
@@ -144,47 +118,40 @@ def trial_cost(network: Network, itemsize: int = 4) -> Cost:
     What the gradient needs is kept meanwhile, since an accepted trial goes on to it.
     """
     kept, peak = 0, 0
-    for layer, before_pooling in zip(network.layers, _pre_pool(network), strict=True):
-        kept += math.prod(layer.output_shape) * itemsize + _selections([layer]) * POSITION_BYTES
-        peak = max(peak, kept + before_pooling * itemsize)
+    for layer in network.layers:
+        kept += layer.output_size * itemsize + layer.selection_bytes
+        peak = max(peak, kept + layer.unpooled_size * itemsize)
     return Cost(value_cost(network, itemsize).operations, peak)
 
 
 def gradient_cost(network: Network, itemsize: int = 4) -> Cost:
     """Evaluate f and its gradient for one image."""
-    macs = _macs(network)
-    return Cost(
-        2 * (3 * sum(macs) - macs[0]),
-        linearization_bytes(network, itemsize) + 2 * max(_pre_pool(network)) * itemsize,
-    )
+    operations = 2 * (3 * _multiply_adds(network.layers) - network.layers[0].multiply_adds)
+    return Cost(operations, linearization_bytes(network, itemsize) + 2 * _largest(network) * itemsize)
 
 
 def jacobian_cost(network: Network, itemsize: int = 4) -> Cost:
     """Set the stored Jacobian up for one image: a forward pass, K backward ones (68), and the blocks."""
-    macs = _macs(network)
-    backward = sum(macs[1:-1]) + sum(macs[m] for m in _blocks(network))
+    backward = _multiply_adds(network.layers[1:-1]) + _multiply_adds(_blocks(network))
     peak = stored_jacobian_bytes(network, itemsize) + _set_up_bytes(network, itemsize)
-    return Cost(2 * (sum(macs) + network.n_outputs * backward), peak)
+    return Cost(2 * (_multiply_adds(network.layers) + network.n_outputs * backward), peak)
 
 
 def _set_up_bytes(network: Network, itemsize: int) -> int:
     """Bytes that the set-up of the stored Jacobian needs beside what is kept, for one image of its batch."""
-    blocks = [network.layers[m] for m in _blocks(network)]
-    patches = sum(
-        layer.fan_in * layer.conv_height * layer.conv_width
-        for layer in blocks
-        if isinstance(layer, ConvLayer)
-    )
-    elements = patches + sum(map(_inputs, blocks)) + 2 * max(_pre_pool(network))
-    return elements * itemsize + _selections(blocks) * POSITION_BYTES
+    blocks = _blocks(network)
+    elements = sum(layer.patches_size + layer.input_size for layer in blocks) + 2 * _largest(network)
+    return elements * itemsize + sum(layer.selection_bytes for layer in blocks)
 
 
 def product_cost(network: Network, form: str, itemsize: int = 4) -> Cost:
     """One Gauss-Newton product for one image, in the form "rop" or "jacobian"."""
-    macs, temporary = _macs(network), _temporary_bytes(network, itemsize, form)
+    temporary = _temporary_bytes(network, itemsize, form)
+    multiply_adds = _multiply_adds(network.layers)
     if form == "rop":
-        return Cost(2 * (4 * sum(macs) - 2 * macs[0]), linearization_bytes(network, itemsize) + temporary)
-    convolutions = sum(macs) - sum(macs[m] for m in _blocks(network))
+        operations = 2 * (4 * multiply_adds - 2 * network.layers[0].multiply_adds)
+        return Cost(operations, linearization_bytes(network, itemsize) + temporary)
+    convolutions = multiply_adds - _multiply_adds(_blocks(network))
     operations = 2 * (2 * convolutions + 2 * _rows(network))
     return Cost(operations, stored_jacobian_bytes(network, itemsize) + temporary)
 
@@ -228,7 +195,7 @@ def _free_bytes(device: torch.device) -> int:
 def choose_batch_size(network: Network, itemsize: int, device: torch.device) -> int:
     """Images a batch, so that the largest temporary suits the device."""
     limit = CPU_TEMPORARY_BYTES if device.type == "cpu" else GPU_TEMPORARY_BYTES
-    largest = max(_pre_pool(network)) * itemsize
+    largest = _largest(network) * itemsize
     return max(1, min(MAX_BATCH_SIZE, limit // largest))
 
 

@@ -106,6 +106,7 @@ class GaussNewton:
             raise ValueError(
                 f"images must be of shape (|S|, {network.input_shape}), |S| > 0; got {tuple(images.shape)}"
             )
+        backend.check(network.layers)
         keep_heap(backend.device)
         self.network = network
         self.loss = get_loss(loss)

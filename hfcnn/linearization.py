@@ -7,8 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from hfcnn.backend import TORCH_OPS, LayerOps
-from hfcnn.network import ConvLayer, Network
-from hfcnn.ops import dense_forward, dense_jvp, dense_vjp
+from hfcnn.network import Network
 
 __all__ = ["Linearization"]
 
@@ -52,12 +51,8 @@ class Linearization:
         self.selections: list[Any] = []
         z = images
         for layer, (w, b) in zip(network.layers, self.parameters, strict=True):
-            if isinstance(layer, ConvLayer):
-                z_next, selection = ops.conv_forward(z, w, b, layer)
-            else:
-                z = z.flatten(1)
-                z_next = dense_forward(z, w, b, is_linear=layer.is_linear)
-                selection = None if layer.is_linear else z_next
+            z = z.view(len(z), *layer.input_shape)
+            z_next, selection = layer.forward(z, w, b, ops)
             self.inputs.append(z)
             self.selections.append(selection)
             z = z_next
@@ -81,11 +76,9 @@ class Linearization:
         for layer, z, selection, (w, _), (v_w, v_b) in zip(
             self.network.layers, self.inputs, self.selections, self.parameters, tangents, strict=True
         ):
-            if isinstance(layer, ConvLayer):
-                z_dot = self.ops.conv_jvp(z, z_dot, w, v_w, v_b, selection, layer)
-            else:
-                flat = None if z_dot is None else z_dot.flatten(1)
-                z_dot = dense_jvp(z, flat, w, v_w, v_b, selection)
+            if z_dot is not None:
+                z_dot = z_dot.view(z.shape)
+            z_dot = layer.jvp(z, z_dot, w, v_w, v_b, selection, self.ops)
         assert z_dot is not None
         return z_dot
 
@@ -109,12 +102,8 @@ class Linearization:
             layer, z, selection = self.network.layers[m], self.inputs[m], self.selections[m]
             w = self.parameters[m].weight
             assert g is not None
-            if isinstance(layer, ConvLayer):
-                g, g_w, g_b = self.ops.conv_vjp(
-                    g.view(-1, *layer.output_shape), z, w, selection, layer, needs_input=m > 0
-                )
-            else:
-                g, g_w, g_b = dense_vjp(g, z, w, selection, needs_input=m > 0)
+            g = g.view(len(z), *layer.output_shape)
+            g, g_w, g_b = layer.vjp(g, z, w, selection, self.ops, needs_input=m > 0)
             gradients[m].weight.copy_(g_w)
             gradients[m].bias.copy_(g_b)
         return result

@@ -16,8 +16,7 @@ from hfcnn.backend import TORCH, Backend, keep_heap
 from hfcnn.cost import choose_batch_size
 from hfcnn.linearization import Linearization
 from hfcnn.loss import Loss, get_loss
-from hfcnn.network import ConvLayer, Network
-from hfcnn.ops import dense_forward
+from hfcnn.network import Network
 
 __all__ = ["Evaluation", "Indices", "Objective", "Passes", "forward", "outputs", "take"]
 
@@ -72,10 +71,7 @@ def forward(network: Network, theta: Tensor, images: Tensor, backend: Backend = 
     """Evaluate the network's outputs for one batch: shape (N, K)."""
     z = images
     for layer, (w, b) in zip(network.layers, network.parameters(theta), strict=True):
-        if isinstance(layer, ConvLayer):
-            z = backend.ops.conv_value(z, w, b, layer)
-        else:
-            z = dense_forward(z.flatten(1), w, b, is_linear=layer.is_linear)
+        z = layer.value(z.view(len(z), *layer.input_shape), w, b, backend.ops)
     return z
 
 
@@ -106,6 +102,7 @@ def outputs(
     ndarray of shape (l, K)
         Of theta's dtype.
     """
+    backend.check(network.layers)
     keep_heap(backend.device)
     size = batch_size or choose_batch_size(network, theta.dtype.itemsize, backend.device)
     with torch.inference_mode():
@@ -168,6 +165,7 @@ class Objective:
             raise ValueError(f"labels must be of shape ({shape[0]},); got {tuple(self.labels.shape)}")
         if shape[0] == 0:
             raise ValueError("there are no images")
+        self.backend.check(self.network.layers)
         if not self.C > 0:
             raise ValueError(f"C must be positive; got {self.C}")
         keep_heap(self.backend.device)

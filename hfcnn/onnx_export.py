@@ -23,7 +23,7 @@ def onnx_model(module: nn.Sequential, input_shape: tuple[int, int, int], classes
     Parameters
     ----------
     module : torch.nn.Sequential
-        Conv2d, ReLU, MaxPool2d, Flatten and Linear.
+        Conv2d, ReLU, MaxPool2d or AvgPool2d, Flatten and Linear.
     input_shape : (int, int, int)
         (H, W, C) of an image.
     classes : list
@@ -90,6 +90,8 @@ def _operators(module: nn.Sequential) -> Iterator[tuple[str, dict[str, Any], dic
             yield "Gemm", _weights(part), {"transB": 1}
         elif isinstance(part, nn.MaxPool2d):
             yield "MaxPool", {}, {"kernel_shape": part.kernel_size, "strides": part.stride}
+        elif isinstance(part, nn.AvgPool2d):
+            yield "AveragePool", {}, {"kernel_shape": part.kernel_size, "strides": part.stride}
         else:
             yield {nn.ReLU: "Relu", nn.Flatten: "Flatten"}[type(part)], {}, {}
 

@@ -17,7 +17,8 @@ from safetensors.numpy import save as to_bytes
 
 from hfcnn._version import __version__
 from hfcnn.files import write_atomically
-from hfcnn.network import Conv, Dense, Network
+from hfcnn.layers import LAYER_KINDS, LayerDescription
+from hfcnn.network import Network
 from hfcnn.preprocessing import ImageScaler
 
 if TYPE_CHECKING:
@@ -298,7 +299,7 @@ def _encode(value: Any) -> Any:
         return value.item()
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    if isinstance(value, Conv | Dense):
+    if isinstance(value, LayerDescription):
         return {"layer": type(value).__name__, "values": {k: _encode(v) for k, v in asdict(value).items()}}
     if isinstance(value, Network):
         return {
@@ -323,7 +324,7 @@ def _decode(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     if "layer" in value:
-        kind = {"Conv": Conv, "Dense": Dense}[value["layer"]]
+        kind = LAYER_KINDS[value["layer"]]
         return kind(**{name: _decode(item) for name, item in value["values"].items()})
     if "network" in value:
         specs = [_decode(spec) for spec in value["network"]]

@@ -11,8 +11,6 @@ import torch
 from sklearn.metrics import ConfusionMatrixDisplay
 from sklearn.utils.validation import check_is_fitted
 
-from hfcnn.network import ConvLayer
-
 __all__ = ["compare", "confusion", "filters", "learning_curve"]
 
 #: Columns of `history_` that hold shares of images.
@@ -162,7 +160,7 @@ def filters(classifier: Any, *, layer: int = 0, ax: Any = None) -> Any:
     """
     check_is_fitted(classifier)
     layers = classifier.network_.layers
-    if not 0 <= layer < len(layers) or not isinstance(layers[layer], ConvLayer):
+    if not 0 <= layer < len(layers) or len(layers[layer].weight_shape) != 4:
         raise ValueError(f"layer {layer} is not one of the network's convolutional layers: {layers}")
     weights = classifier.network_.parameters(torch.from_numpy(classifier.theta_.copy()))[layer].weight.numpy()
     if weights.shape[3] != 3:

@@ -8,10 +8,8 @@ import torch
 from torch import Tensor
 
 from hfcnn.backend import TORCH_OPS, LayerOps
-from hfcnn.cost import is_block_smaller
 from hfcnn.linearization import Linearization
-from hfcnn.network import ConvLayer, Network
-from hfcnn.ops import mask, parameter_jacobian, unfold
+from hfcnn.network import Network
 
 __all__ = ["StoredJacobian"]
 
@@ -60,9 +58,9 @@ class StoredJacobian:
         self.blocks: list[Tensor | None] = [None] * len(network.layers)
         patches: dict[int, Tensor] = {}
         for m, layer in enumerate(network.layers[:-1]):
-            if isinstance(layer, ConvLayer) and is_block_smaller(layer):
+            if layer.block_is_smaller:
                 self.blocks[m] = self.outputs.new_empty((*self.outputs.shape, layer.n_parameters))
-                patches[m] = unfold(forward.inputs[m], layer)
+                patches[m] = layer.patches(forward.inputs[m])
                 self.inputs[m] = self.selections[m] = None
             else:
                 self.rows[m] = self.outputs.new_empty((*self.outputs.shape, *layer.output_shape))
@@ -78,19 +76,14 @@ class StoredJacobian:
         for m in range(len(self.network.layers) - 2, -1, -1):
             layer, w, selection = self.network.layers[m], forward.parameters[m].weight, forward.selections[m]
             rows = rows.reshape(*rows.shape[:2], *layer.output_shape)
-            live = forward.inputs[m + 1].view(len(rows), 1, *layer.output_shape)
-            rows = mask(rows, live.expand_as(rows))
+            rows = layer.masked_rows(rows, forward.inputs[m + 1].view(len(rows), *layer.output_shape))
             if (block := self.blocks[m]) is not None:
-                assert isinstance(layer, ConvLayer)
-                block[:, which] = parameter_jacobian(patches[m], rows, selection, layer)
+                block[:, which] = layer.parameter_rows(patches[m], rows, selection)
             elif (kept := self.rows[m]) is not None:
                 kept[:, which] = rows
             if m == 0:
                 break
-            if isinstance(layer, ConvLayer):
-                rows = self.ops.conv_vjp_input(rows, w, selection, layer)
-            else:
-                rows = rows @ w
+            rows = layer.input_rows(rows, w, selection, self.ops)
 
     def jvp(self, v: Tensor) -> Tensor:
         """Derivative of the outputs along `v`: J v (74), (76), (81).
@@ -112,11 +105,8 @@ class StoredJacobian:
             if block is not None:
                 product = block.flatten(0, 1) @ torch.cat((v_w.flatten(), v_b)).unsqueeze(1)
                 result += product.view_as(result)
-            elif isinstance(layer, ConvLayer):
-                result += self.ops.jacobian_jvp(z, rows, v_w, v_b, self.selections[m], layer)
             else:
-                s_dot = torch.addmm(v_b, z, v_w.t())
-                result += s_dot if rows is None else torch.bmm(rows, s_dot.unsqueeze(2)).squeeze(2)
+                result += layer.rows_jvp(z, rows, v_w, v_b, self.selections[m], self.ops)
         return result
 
     def vjp(self, q: Tensor) -> Tensor:
@@ -141,12 +131,8 @@ class StoredJacobian:
                 product = (q.view(1, -1) @ block.flatten(0, 1)).view(-1)
                 g_w.view(-1).copy_(product[: g_w.numel()])
                 g_b.copy_(product[g_w.numel() :])
-            elif isinstance(layer, ConvLayer):
-                weight, bias = self.ops.jacobian_vjp(z, rows, q, self.selections[m], layer)
+            else:
+                weight, bias = layer.rows_vjp(z, rows, q, self.selections[m], self.ops)
                 g_w.copy_(weight)
                 g_b.copy_(bias)
-            else:
-                g = q if rows is None else torch.bmm(q.unsqueeze(1), rows).squeeze(1)
-                g_w.copy_(g.t() @ z)
-                g_b.copy_(g.sum(0))
         return result

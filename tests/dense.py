@@ -47,7 +47,7 @@ def forward(network, theta, images):
             padding = tuple(k // 2 for k in kernel) if spec.padding == "same" else spec.padding
             w = take(spec.filters, *kernel, z.shape[1]).permute(0, 3, 1, 2)
             z = F.relu(F.conv2d(z, w, take(spec.filters), spec.stride, padding))
-            z = F.max_pool2d(z, spec.pool)
+            z = (F.max_pool2d if spec.pooling == "max" else F.avg_pool2d)(z, spec.pool)
         else:
             z = z.permute(0, 2, 3, 1).flatten(1) if is_image else z
             is_image = False

@@ -63,6 +63,19 @@ ODD_CASES = [
         [Conv(2, 3, pool=2), Conv(2, (2, 3), padding=(0, 1), pool=2), Conv(4, 3)],
         (12, 13, 2),
     ),
+    _case(
+        "average",
+        [Conv(2, (3, 2), (1, 2), 1, (2, 3), "average"), Conv(3, 3, pool=2), Conv(2, 3, pooling="average")],
+        (9, 14, 2),
+    ),
+    _case(
+        "average-few-parameters",
+        [Conv(2, 3, pool=2, pooling="average"), Conv(2, 3, pool=(4, 5), pooling="average"), Dense(4)],
+        (8, 11, 1),
+    ),
+    _case(
+        "average-ties", [Conv(3, 3, pool=2), Conv(3, 3, pool=2, pooling="average")], (8, 9, 1), kind="binary"
+    ),
     _case("hidden-dense", [Conv(2, 3, pool=2), Dense(5), Dense(4)], (6, 5, 2)),
     _case("no-conv", [Dense(5)], (3, 2, 2)),
     _case("linear", [], (3, 2, 2)),

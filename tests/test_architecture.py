@@ -26,8 +26,15 @@ ROOT = Path(__file__).parents[1]
 #: The layers of the house from the ground up. A module imports from its own layer and those below it.
 LAYERS = {
     "ground": ["hfcnn._version", "hfcnn.files", "hfcnn.memory", "hfcnn.report"],
-    "operations": ["hfcnn.ops", "hfcnn.kernels", "hfcnn.kernels.*"],
-    "network": ["hfcnn.backend", "hfcnn.layers", "hfcnn.network", "hfcnn.torch_modules", "hfcnn.cost"],
+    "operations": ["hfcnn.ops", "hfcnn.selection", "hfcnn.kernels", "hfcnn.kernels.*"],
+    "network": [
+        "hfcnn.backend",
+        "hfcnn.layers",
+        "hfcnn.layers.*",
+        "hfcnn.network",
+        "hfcnn.torch_modules",
+        "hfcnn.cost",
+    ],
     "derivatives": ["hfcnn.linearization", "hfcnn.stored_jacobian", "hfcnn.loss"],
     "sums over images": ["hfcnn.images", "hfcnn.objective", "hfcnn.gauss_newton"],
     "solvers": [
@@ -47,7 +54,7 @@ LAYERS = {
 }
 
 #: Where a kind of layer may be asked for by its class.
-LAYER_MODULES = {"hfcnn.network", "hfcnn.layers", "hfcnn.torch_modules"}
+LAYER_MODULES = ["hfcnn.network", "hfcnn.layers", "hfcnn.layers.*", "hfcnn.torch_modules"]
 
 #: Names of one meaning that several modules define, each for its own kind.
 ONE_A_KIND = {
@@ -186,10 +193,10 @@ def kernel_imports() -> set[str]:
 def layer_classes() -> set[str]:
     """Classes of layers and of their descriptions."""
     classes = set()
-    for module in ("hfcnn.network", "hfcnn.layers"):
-        if module in modules():
-            for node in tree(modules()[module]).body:
-                if isinstance(node, ast.ClassDef) and node.name not in ("Layer", "Network"):
+    for module, path in modules().items():
+        if module.startswith("hfcnn.layers."):
+            for node in tree(path).body:
+                if isinstance(node, ast.ClassDef) and node.name not in ("Layer", "LayerDescription"):
                     classes.add(node.name)
     return classes
 
@@ -207,7 +214,7 @@ def questions_of_kind() -> set[str]:
             else:
                 continue
             names = {n.id if isinstance(n, ast.Name) else n.attr for n in asked if hasattr(n, "ctx")}
-            if names & classes and module not in LAYER_MODULES:
+            if names & classes and not any(fnmatch(module, pattern) for pattern in LAYER_MODULES):
                 found.add(module)
     return found
 

@@ -9,8 +9,9 @@ import types
 import pytest
 import torch
 
-from hfcnn import ops
+from hfcnn import Conv, GaussNewton, Network, Objective, ops
 from hfcnn.backend import PRECISIONS, TORCH, LayerOps, get_backend, graph_capture
+from hfcnn.objective import outputs
 
 
 def test_fresh_interpreter_loads_no_kernels_and_wakes_no_gpu():
@@ -180,3 +181,18 @@ print(start <= address < end)
 
     assert is_in_heap("kept") == "True\n"
     assert is_in_heap("as it is") == "False\n"
+
+
+def test_average_pooling_is_refused_where_it_has_no_kernels(kernels):
+    """Before anything is computed, by whoever computes."""
+    network = Network([Conv(2, 3, pool=2, pooling="average")], (4, 4, 1), 2)
+    images, labels = torch.zeros(3, 4, 4, 1), torch.zeros(3)
+    backend, theta = get_backend("triton", "cpu"), network.init(0)
+    message = 'average pooling has no kernels for backend="triton"; use backend="torch"'
+    for compute in (
+        lambda: Objective(network, images, labels, backend=backend),
+        lambda: GaussNewton(network, theta, images, backend=backend),
+        lambda: outputs(network, theta, images, backend),
+    ):
+        with pytest.raises(ValueError, match=message):
+            compute()

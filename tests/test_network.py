@@ -82,8 +82,9 @@ def head(*modules):
         head(nn.Conv2d(1, 3, 4, padding="valid"), nn.ReLU()),
         nn.Sequential(nn.Flatten(), nn.Linear(36, 4, bias=False), nn.ReLU(), nn.Linear(4, 2, bias=False)),
         nn.Sequential(nn.Flatten(), nn.Linear(36, 2)),
+        head(nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2)),
     ],
-    ids=["pool before ReLU", "pool after ReLU", "no bias", "valid padding", "dense", "linear"],
+    ids=["pool before ReLU", "pool after ReLU", "no bias", "valid padding", "dense", "linear", "average"],
 )
 def test_from_torch_reads_what_the_module_computes(module, generator):
     module = module.double()
@@ -101,9 +102,15 @@ REST = (nn.ReLU(), nn.Flatten(), LINEAR)
 @pytest.mark.parametrize(
     ("modules", "message"),
     [
-        ((CONV, nn.BatchNorm2d(3), *REST), r"module 1 \(BatchNorm2d.*only Conv2d, ReLU, MaxPool2d, Flatten"),
+        (
+            (CONV, nn.BatchNorm2d(3), *REST),
+            r"module 1 \(BatchNorm2d.*only Conv2d, ReLU, MaxPool2d, AvgPool2d",
+        ),
         ((CONV, nn.Sigmoid(), nn.Flatten(), LINEAR), r"module 1 \(Sigmoid.*only Conv2d, ReLU"),
-        ((CONV, nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), LINEAR), r"module 2 \(AvgPool2d.*only Conv2d"),
+        ((CONV, nn.AvgPool2d(2), *REST), r"module 1 \(AvgPool2d.*must come after the ReLU"),
+        ((CONV, nn.ReLU(), nn.AvgPool2d(3, 2), *REST[1:]), r"module 2 \(AvgPool2d.*do not overlap"),
+        ((CONV, nn.ReLU(), nn.AvgPool2d(2, divisor_override=3), *REST[1:]), r"module 2 .*divisor_override"),
+        ((CONV, nn.ReLU(), nn.AvgPool2d(2), nn.MaxPool2d(2), *REST[1:]), r"module 3 \(MaxPool2d.*one each"),
         ((nn.Sequential(CONV, nn.ReLU()), nn.Flatten(), LINEAR), r"module 0 \(Sequential.*only Conv2d, ReLU"),
         ((CONV, nn.ReLU(), nn.Flatten(), nn.Dropout(), LINEAR), r"module 3 \(Dropout.*only Conv2d, ReLU"),
         ((nn.Conv2d(1, 3, 3, dilation=2), *REST), r"module 0 \(Conv2d.*dilation, groups"),
@@ -146,7 +153,8 @@ def test_from_torch_refuses(modules, message):
         ([Conv(0)], (8, 8, 1), "layer 1: filters, kernel, stride and pool must be at least 1"),
         ([Conv(2, stride=0)], (8, 8, 1), "layer 1: filters, kernel, stride and pool must be at least 1"),
         ([Conv(2, pool=(1, 0))], (8, 8, 1), "layer 1: filters, kernel, stride and pool must be at least 1"),
-        ([Conv(2, pool=16)], (32, 32, 1), "layer 1: a pooling window may hold at most 255 positions"),
+        ([Conv(2, pool=16)], (32, 32, 1), "layer 1: a window of max pooling may hold at most 255 positions"),
+        ([Conv(2, pooling="mean")], (8, 8, 1), "layer 1: pooling must be .*got 'mean'"),
         ([Conv(2, (3, 3, 3))], (8, 8, 1), "expected an integer or a pair of them"),
         ([Dense(3), Conv(2)], (8, 8, 1), "layer 2: a Conv cannot follow a Dense layer"),
         ([Dense(0)], (8, 8, 1), "layer 1: units must be at least 1; got 0"),

@@ -5,7 +5,8 @@ import torch.nn.functional as F
 from networks import CASES
 
 from hfcnn import ops
-from hfcnn.network import ConvLayer
+from hfcnn.backend import TORCH_OPS
+from hfcnn.layers import ConvLayer, DenseLayer
 
 LAYERS = {
     f"{case.name}-{m}": (case, m)
@@ -19,7 +20,8 @@ K = 3
 def reference(z, w, b, layer):
     """The layer on NHWC images by torch's functions, ReLU before pooling."""
     s = F.conv2d(z.permute(0, 3, 1, 2), w.permute(0, 3, 1, 2), b, layer.stride, layer.padding)
-    return F.max_pool2d(F.relu(s), layer.pool).permute(0, 2, 3, 1)
+    pool = F.max_pool2d if layer.pooling == "max" else F.avg_pool2d
+    return pool(F.relu(s), layer.pool).permute(0, 2, 3, 1)
 
 
 @pytest.fixture(params=LAYERS, ids=str)
@@ -51,10 +53,17 @@ def problem(request, generator):
     }
 
 
+each_max_pooling = pytest.mark.parametrize(
+    "problem",
+    [name for name, (case, m) in LAYERS.items() if case.network.layers[m].pooling == "max"],
+    indirect=True,
+)
+
+
 def selections(p):
-    """Both forms of the selection."""
+    """The selection in each of its forms: average pooling has one, max pooling two."""
     _, selection = ops.conv_forward(p["z"], p["w"], p["b"], p["layer"])
-    return selection, ops.encode(selection)
+    return [selection] if p["layer"].pooling == "average" else [selection, ops.encode(selection)]
 
 
 def test_forward(problem):
@@ -144,11 +153,11 @@ def test_parameter_jacobian(problem):
 def test_arguments_are_left_alone(problem):
     p = problem
     layer = p["layer"]
-    selection, code = selections(p)
-    tensors = {name: value for name, value in p.items() if name != "layer"} | {"code": code}
+    selection, *codes = selections(p)
+    tensors = {name: value for name, value in p.items() if name != "layer"} | dict(enumerate(codes))
     before = {name: value.clone() for name, value in tensors.items()}
     ops.conv_value(p["z"], p["w"], p["b"], layer)
-    for s in (selection, code):
+    for s in (selection, *codes):
         ops.conv_jvp(p["z"], p["z_dot"], p["w"], p["v"], p["v_bias"], s, layer)
         ops.conv_vjp(p["g"], p["z"], p["w"], s, layer)
         ops.conv_vjp_input(p["rows"], p["w"], s, layer)
@@ -156,7 +165,8 @@ def test_arguments_are_left_alone(problem):
         ops.jacobian_vjp(p["z"], p["rows"], p["q"], s, layer)
     for name, was in before.items():
         assert torch.equal(tensors[name], was), name
-    assert torch.equal(ops.encode(selection), code)
+    if codes:
+        assert torch.equal(ops.encode(selection), codes[0])
 
 
 def codes_by_hand(p):
@@ -177,6 +187,7 @@ def codes_by_hand(p):
     return code, n_winners[best > 0]
 
 
+@each_max_pooling
 def test_codes_equal_those_by_hand(problem):
     _, code = selections(problem)
     assert code.dtype == torch.uint8
@@ -190,11 +201,13 @@ def test_first_position_wins_a_tie(problem):
     assert torch.equal(selections(problem)[1], by_hand)
 
 
+@each_max_pooling
 def test_codes_round_trip(problem):
     _, code = selections(problem)
     assert torch.equal(ops.encode(ops.decode(code, problem["layer"], torch.float64)), code)
 
 
+@each_max_pooling
 def test_drawn_codes_round_trip(problem, generator):
     layer = problem["layer"]
     shape = (2, *layer.output_shape)
@@ -208,21 +221,34 @@ def test_dense_layer(is_linear, generator):
     shapes = {"z": (4, 5), "w": (3, 5), "b": (3,), "z_dot": (4, 5), "v": (3, 5), "v_b": (3,), "g": (4, 3)}
     t = {k: torch.randn(s, generator=generator, dtype=torch.float64) for k, s in shapes.items()}
 
-    def layer(z, w, b):
+    def function(z, w, b):
         s = F.linear(z, w, b)
         return s if is_linear else F.relu(s)
 
+    layer = DenseLayer(5, 3, is_linear)
     arguments = (t["z"], t["w"], t["b"])
-    outputs, tangent = torch.func.jvp(layer, arguments, (t["z_dot"], t["v"], t["v_b"]))
-    _, tangent_first = torch.func.jvp(layer, arguments, (torch.zeros_like(t["z"]), t["v"], t["v_b"]))
-    expected = torch.func.vjp(layer, *arguments)[1](t["g"])
-    dense.assert_close(ops.dense_forward(*arguments, is_linear=is_linear), outputs)
-    live = None if is_linear else outputs
-    dense.assert_close(ops.dense_jvp(t["z"], t["z_dot"], t["w"], t["v"], t["v_b"], live), tangent)
-    dense.assert_close(ops.dense_jvp(t["z"], None, t["w"], t["v"], t["v_b"], live), tangent_first)
-    for actual, e in zip(ops.dense_vjp(t["g"], t["z"], t["w"], live), expected, strict=True):
-        dense.assert_close(actual, e)
-    assert ops.dense_vjp(t["g"], t["z"], t["w"], live, needs_input=False)[0] is None
+    outputs, tangent = torch.func.jvp(function, arguments, (t["z_dot"], t["v"], t["v_b"]))
+    _, tangent_first = torch.func.jvp(function, arguments, (torch.zeros_like(t["z"]), t["v"], t["v_b"]))
+    expected = torch.func.vjp(function, *arguments)[1](t["g"])
+    dense.assert_close(layer.value(*arguments, TORCH_OPS), outputs)
+    z_next, live = layer.forward(*arguments, TORCH_OPS)
+    dense.assert_close(z_next, outputs)
+    dense.assert_close(layer.jvp(t["z"], t["z_dot"], t["w"], t["v"], t["v_b"], live, TORCH_OPS), tangent)
+    dense.assert_close(layer.jvp(t["z"], None, t["w"], t["v"], t["v_b"], live, TORCH_OPS), tangent_first)
+    actual = layer.vjp(t["g"], t["z"], t["w"], live, TORCH_OPS, needs_input=True)
+    for mine, e in zip(actual, expected, strict=True):
+        dense.assert_close(mine, e)
+    assert layer.vjp(t["g"], t["z"], t["w"], live, TORCH_OPS, needs_input=False)[0] is None
+
+
+def test_parameter_rows_of_a_dense_layer(generator):
+    """No dense layer has fewer parameters than outputs, so nothing else asks for these."""
+    z, rows = (torch.randn(s, generator=generator, dtype=torch.float64) for s in ((4, 5), (4, 2, 3)))
+    block = DenseLayer(5, 3).parameter_rows(z, rows, None)
+    for i in range(4):
+        for k in range(2):
+            expected = torch.cat((torch.outer(rows[i, k], z[i]).flatten(), rows[i, k]))
+            dense.assert_close(block[i, k], expected)
 
 
 def test_cg_update_is_one_step_by_hand():

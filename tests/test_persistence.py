@@ -66,7 +66,10 @@ def test_model_files(make, labels, tmp_path):
 
 def test_model_files_hold_parameters_of_every_kind(tmp_path):
     classifier = newton(
-        network=[Conv(2, (3, 5), stride=(1, 1), padding=(1, 2), pool=(2, 1)), Dense(np.int64(4))],
+        network=[
+            Conv(2, (3, 5), (1, 1), padding=(1, 2), pool=(2, 1), pooling="average"),
+            Dense(np.int64(4)),
+        ],
         callbacks=print_nothing,
         checkpoint=tmp_path / "run",
         sampling_rate=np.float64(0.5),
@@ -244,10 +247,11 @@ NETWORKS = [
     [Conv(3, (5, 3), stride=(1, 2), padding=(2, 0), pool=(2, 1)), Dense(7), Dense(5)],
     [Dense(6)],
     "cnn5",
+    [Conv(3, 3, pool=(2, 3), pooling="average"), Conv(4, 3, pool=2)],
 ]
 
 
-@pytest.mark.parametrize("network", NETWORKS, ids=["conv", "odd", "dense", "cnn5"])
+@pytest.mark.parametrize("network", NETWORKS, ids=["conv", "odd", "dense", "cnn5", "average"])
 def test_torch_module_gives_the_same_outputs(network):
     classifier = newton(network=network, max_iter=1).fit(X, y)
     with torch.inference_mode():
@@ -255,7 +259,7 @@ def test_torch_module_gives_the_same_outputs(network):
     np.testing.assert_allclose(outputs, classifier.decision_function(X), atol=1e-5)
 
 
-@pytest.mark.parametrize("network", NETWORKS, ids=["conv", "odd", "dense", "cnn5"])
+@pytest.mark.parametrize("network", NETWORKS, ids=["conv", "odd", "dense", "cnn5", "average"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_onnx_gives_the_same_labels(network, channels, tmp_path):
     images = np.repeat(X[..., np.newaxis], channels, axis=3)

@@ -18,7 +18,7 @@ from hfcnn import cost
 from hfcnn.experiments.markdown import MISSING, Page, table
 from hfcnn.experiments.paper import CITATION
 from hfcnn.gauss_newton import GaussNewton
-from hfcnn.network import ConvLayer, Network
+from hfcnn.network import Network
 from hfcnn.objective import Objective
 from hfcnn.stored_jacobian import StoredJacobian
 
@@ -48,35 +48,22 @@ class Paper:
     @property
     def activations(self) -> int:
         """Elements of Z^1 ... Z^{L+1} (86)."""
-        inputs = [
-            math.prod(layer.input_shape) if isinstance(layer, ConvLayer) else layer.inputs
-            for layer in self.network.layers
-        ]
-        return sum(inputs) + self.network.n_outputs
+        return sum(layer.input_size for layer in self.network.layers) + self.network.n_outputs
 
     @property
     def jacobian(self) -> int:
         """Elements of dz^{L+1} / dS^m of all layers (87)."""
-        return self.network.n_outputs * sum(
-            layer.filters * _positions(layer) for layer in self.network.layers
-        )
+        return self.network.n_outputs * sum(layer.unpooled_size for layer in self.network.layers)
 
     @property
     def expanded(self) -> int:
         """Elements of all phi(pad(Z^m)) (88)."""
-        return sum(
-            layer.fan_in * _positions(layer) for layer in self.network.layers if isinstance(layer, ConvLayer)
-        )
+        return sum(layer.patches_size for layer in self.network.layers if layer.positions > 1)
 
     @property
     def value(self) -> int:
         """Operations of a forward pass (Sec. 5.2); the other costs are multiples of it."""
-        return 2 * sum(layer.filters * layer.fan_in * _positions(layer) for layer in self.network.layers)
-
-
-def _positions(layer: Any) -> int:
-    """Positions of the filter: a_conv b_conv, 1 for a fully-connected layer."""
-    return layer.conv_height * layer.conv_width if isinstance(layer, ConvLayer) else 1
+        return 2 * sum(layer.multiply_adds for layer in self.network.layers)
 
 
 @dataclass(frozen=True)

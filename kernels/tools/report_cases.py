@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from ..launch import TARGETS, Launch, launches
 
@@ -109,7 +109,7 @@ def cases(
 
 
 def _shapes(op: str, networks: Sequence[str], images: Sequence[str]) -> Iterator[tuple[Case, str]]:
-    from hfcnn.network import ConvLayer, Network
+    from hfcnn.network import Network
 
     for precision in USES[op]:
         for name in networks:
@@ -119,11 +119,14 @@ def _shapes(op: str, networks: Sequence[str], images: Sequence[str]) -> Iterator
                     yield Case(op, None, network.n_parameters, "", precision), f"{name} {data}"
                     continue
                 for number, layer in enumerate(network.layers, start=1):
-                    if not isinstance(layer, ConvLayer) or (op == "conv_vjp_input" and number == 1):
+                    if layer.positions == 1 or (op == "conv_vjp_input" and number == 1):
                         continue
-                    where = f"{name} {data} {number}"
+                    where, conv = f"{name} {data} {number}", cast("ConvLayer", layer)
                     for k in _cotangents(op, precision):
-                        yield Case(op, layer, N_IMAGES, "", precision, k, number == 1), where
+                        yield (
+                            Case(op, conv, N_IMAGES, "", precision, k, number == 1),
+                            where,
+                        )
 
 
 def _cotangents(op: str, precision: str) -> tuple[int, ...]:
