@@ -17,25 +17,9 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from hfcnn._version import __version__
+from hfcnn.commands import Commands, print_line
 
 __all__ = ["app"]
-
-#: Errors that the user can mend, and whose message says how.
-EXPECTED_ERRORS = (ImportError, OSError, ValueError)
-
-
-class _Commands(TyperGroup):
-    """The commands; an expected error is one line and exit code 1."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command that was asked for."""
-        try:
-            return super().invoke(ctx)
-        except BrokenPipeError:
-            raise
-        except EXPECTED_ERRORS as error:
-            _print_line(Console(stderr=True), f"Error: {error}")
-            raise typer.Exit(1) from None
 
 
 class _Lazy(TyperGroup):
@@ -72,7 +56,7 @@ class _Kernels(_Lazy):
     module = "hfcnn.kernels.tools.cli"
 
 
-app = typer.Typer(cls=_Commands, no_args_is_help=True)
+app = typer.Typer(cls=Commands, no_args_is_help=True)
 
 
 def _print_version(is_asked: bool) -> None:
@@ -88,11 +72,6 @@ def main(
     ] = False,
 ) -> None:
     """Train convolutional networks by the subsampled Gauss-Newton method."""
-
-
-def _print_line(console: Console, text: str) -> None:
-    """Print text as one line, whatever it holds."""
-    console.print(" ".join(text.split()), markup=False, highlight=False, soft_wrap=True)
 
 
 app.add_typer(
@@ -214,11 +193,11 @@ def train(
             resume_from=resume,
         )
     for warning in caught:
-        _print_line(console, str(warning.message))
+        print_line(console, str(warning.message))
     save_model(classifier, save, scaler)
     accuracy = classifier.history_.get("validation_accuracy", [math.nan])[-1]
     tested = f", test accuracy {100 * accuracy:.2f} %" if math.isfinite(accuracy) else ""
-    _print_line(console, f"{save}: the model of iteration {classifier.n_iter_}{tested}")
+    print_line(console, f"{save}: the model of iteration {classifier.n_iter_}{tested}")
 
 
 @app.command()

@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import triton
@@ -28,6 +28,7 @@ __all__ = [
     "PRECISIONS",
     "TARGETS",
     "Launch",
+    "Op",
     "Request",
     "Target",
     "current_target",
@@ -195,18 +196,35 @@ class Request:
 Planner = Callable[[Request], list[Launch]]
 _PLANNERS: dict[str, Planner] = {}
 
-#: Every op that has launches.
-OPS = (
-    "conv_forward",
-    "conv_value",
-    "conv_jvp",
-    "conv_vjp_input",
-    "conv_vjp_weight",
-    "conv_vjp",
-    "jacobian_jvp",
-    "jacobian_vjp",
-    "cg_update",
-)
+
+class Op(NamedTuple):
+    """What the tools must know of an op.
+
+    Attributes
+    ----------
+    tile : str or None
+        Kind of its tile in `hfcnn.kernels.tiles`; None where it has no product, or is of several ops.
+    precisions : tuple of str
+        In which a fit uses it by default: tf32 in products, tf32x3 in the objective and its gradient. Empty
+        for an op that is made of others: reports leave it out.
+    """
+
+    tile: str | None
+    precisions: tuple[str, ...]
+
+
+#: Every op that has launches: the one list of them.
+OPS = {
+    "conv_forward": Op("forward", ("tf32", "tf32x3")),
+    "conv_value": Op("forward", ("tf32x3",)),
+    "conv_jvp": Op("forward", ("tf32",)),
+    "conv_vjp_input": Op("vjp_input", ("tf32", "tf32x3")),
+    "conv_vjp_weight": Op("vjp_weight", ("tf32", "tf32x3")),
+    "conv_vjp": Op(None, ()),
+    "jacobian_jvp": Op("forward", ("tf32",)),
+    "jacobian_vjp": Op("vjp_weight", ("tf32",)),
+    "cg_update": Op(None, ("tf32",)),
+}
 
 
 def planner(op: str) -> Callable[[Planner], Planner]:
@@ -258,7 +276,7 @@ def launches(
         If the op, its type or its precision is unknown.
     """
     for what, value, known in (
-        ("op", op, OPS),
+        ("op", op, tuple(OPS)),
         ("dtype", dtype, tuple(ITEM_SIZES)),
         ("precision", precision, PRECISIONS),
     ):

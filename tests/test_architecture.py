@@ -47,7 +47,7 @@ LAYERS = {
         "hfcnn.callbacks",
     ],
     "tools": [
-        *("hfcnn.plots", "hfcnn.demo", "hfcnn.kernels.tools", "hfcnn.kernels.tools.*"),
+        *("hfcnn.commands", "hfcnn.plots", "hfcnn.demo", "hfcnn.kernels.tools", "hfcnn.kernels.tools.*"),
         *("hfcnn.benchmark", "hfcnn.benchmark.*", "hfcnn.experiments", "hfcnn.experiments.*"),
     ],
     "entrances": ["hfcnn", "hfcnn.cli", "hfcnn.cli.*", "hfcnn.__main__"],
@@ -60,6 +60,7 @@ LAYER_MODULES = ["hfcnn.network", "hfcnn.layers", "hfcnn.layers.*", "hfcnn.torch
 ONE_A_KIND = {
     "app": "the commands of a command line",
     "page": "the page of one table or figure of the paper",
+    "run_cells": "the cells of one table or figure of the paper",
     "start": "the state of one solver before its first iteration",
 }
 

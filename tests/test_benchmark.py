@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from hfcnn.benchmark.cases import Case, curvlinops_operator
 from hfcnn.benchmark.cli import app
 from hfcnn.benchmark.measures import measure_bf16
-from hfcnn.benchmark.rows import Row, at_least, at_most, report
+from hfcnn.benchmark.rows import Row, at_least, at_most, show_rows
 from hfcnn.benchmark.timing import fastest, interleave, matmul_rate
 
 runner = CliRunner()
@@ -36,7 +36,7 @@ def test_markdown_has_a_column_a_case(tmp_path):
         "b": [Row("time", 0.12345, "s"), at_most("|x|", 1.5, 1)],
         "c": [Row("time", 2.0, "s")],
     }
-    report("title", groups, None, tmp_path / "table.md")
+    show_rows("title", groups, None, tmp_path / "table.md")
     assert (tmp_path / "table.md").read_text().splitlines() == [
         "| measure | unit | goal | a | b | c |",
         "| --- | --- | --- | --- | --- | --- |",

@@ -12,11 +12,11 @@ from hfcnn.experiments import data as data_module
 from hfcnn.experiments import runner as runner_module
 from hfcnn.experiments.data import N_FOLDS, load_data
 from hfcnn.experiments.plan import SEARCHED_RATES, Plan, choose_rate, evaluate_search
-from hfcnn.experiments.record import Record, load_state, read_records, state_path
-from hfcnn.experiments.runner import Runner, Stopped, problem
-from hfcnn.experiments.settings import Settings, state_type
+from hfcnn.experiments.record import CellRecord, load_state, read_records, state_path
+from hfcnn.experiments.runner import Runner, Stopped, build_problem
+from hfcnn.experiments.settings import CellSettings, state_type
 
-NEWTON = Settings("digits", sampling_rate=0.2, C=1.0, iterations=4, train_size=120, test_size=50)
+NEWTON = CellSettings("digits", sampling_rate=0.2, C=1.0, iterations=4, train_size=120, test_size=50)
 SG = replace(NEWTON, method="sg", sampling_rate=None, learning_rate=0.003)
 
 #: Columns that a second run does not repeat.
@@ -78,7 +78,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(make_runner, settings, tmp_path)
     with pytest.raises(KeyboardInterrupt):
         runner.run_cell(settings, interrupt_at(2))
     path = runner.results / "run" / f"{settings.name}.json"
-    assert Record.load(path).status == "running" and state_path(path).exists()
+    assert CellRecord.load(path).status == "running" and state_path(path).exists()
 
     resumed, thetas = run_and_keep_theta(runner, settings)
     whole, all_thetas = run_and_keep_theta(replace(make_runner(), results=tmp_path / "other"), settings)
@@ -86,7 +86,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(make_runner, settings, tmp_path)
     assert resumed.history["iteration"] == [1, 2, 3, 4]
     assert repeatable(resumed) == repeatable(whole)
     assert list(thetas) == [2, 3, 4] and all(torch.equal(thetas[i], all_thetas[i]) for i in thetas)
-    assert repeatable(Record.load(path)) == repeatable(resumed) and not state_path(path).exists()
+    assert repeatable(CellRecord.load(path)) == repeatable(resumed) and not state_path(path).exists()
 
 
 def test_a_record_ahead_of_its_state_is_cut_to_it(make_runner):
@@ -94,7 +94,7 @@ def test_a_record_ahead_of_its_state_is_cut_to_it(make_runner):
     with pytest.raises(KeyboardInterrupt):
         runner.run_cell(SG, interrupt_at(3))
     path = runner.results / "run" / f"{SG.name}.json"
-    record = Record.load(path)
+    record = CellRecord.load(path)
     record.append({name: 4 if name == "iteration" else 0.5 for name in record.history})
     record.save(path)
     assert runner.run_cell(SG).history["iteration"] == [1, 2, 3, 4]
@@ -120,7 +120,7 @@ def test_the_time_limit_stops_after_an_iteration(make_runner):
 def test_methods_start_alike(data_dir):
     starts = []
     for settings in (NEWTON, SG):
-        objective, theta = problem(
+        objective, theta = build_problem(
             settings, load_data(data_dir, settings), runner_module.get_backend(device="cpu")
         )
         starts.append((theta, objective))
@@ -136,7 +136,7 @@ def test_a_diverged_run_ends_early_at_chance(make_runner, data_dir):
     y_test = load_data(data_dir, settings).y_test
     assert record.status == "diverged" and record.iteration < 20
     assert record.last("test_accuracy") == pytest.approx(np.mean(y_test == 0))
-    assert not np.isfinite(Record.load(make_runner().results / "run" / f"{settings.name}.json").last("f"))
+    assert not np.isfinite(CellRecord.load(make_runner().results / "run" / f"{settings.name}.json").last("f"))
 
 
 def test_a_choice_of_images_is_stratified_and_always_the_same(data_dir):
@@ -179,9 +179,9 @@ def test_without_a_complete_search_the_rate_is_the_papers():
 
 def test_settings_ask_for_the_rate_of_their_method():
     with pytest.raises(ValueError, match="newton takes a sampling_rate"):
-        Settings("digits", learning_rate=0.1)
+        CellSettings("digits", learning_rate=0.1)
     with pytest.raises(ValueError, match="method must be one of"):
-        Settings("digits", method="adam", learning_rate=0.1)
+        CellSettings("digits", method="adam", learning_rate=0.1)
 
 
 def test_names_tell_cells_apart():
@@ -194,7 +194,7 @@ def test_a_broken_record_is_named(tmp_path):
     path = tmp_path / "broken.json"
     path.write_text("{}")
     with pytest.raises(ValueError, match=r"broken\.json: not a record"):
-        Record.load(path)
+        CellRecord.load(path)
 
 
 def test_a_missing_data_set_is_named(data_dir):

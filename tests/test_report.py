@@ -9,15 +9,15 @@ from typer.testing import CliRunner
 from hfcnn import Conv, Network
 from hfcnn.experiments import paper
 from hfcnn.experiments.cli import app
+from hfcnn.experiments.paper import C_VALUES, LEARNING_RATES, SAMPLING_RATES
 from hfcnn.experiments.plan import SEARCHED_RATES
-from hfcnn.experiments.record import Record, read_records
+from hfcnn.experiments.record import CellRecord, read_records
 from hfcnn.experiments.report import write_report
-from hfcnn.experiments.section5 import Paper, compare
-from hfcnn.experiments.settings import Settings
-from hfcnn.experiments.table6 import C_VALUES, LEARNING_RATES, SAMPLING_RATES
+from hfcnn.experiments.section5 import Paper, compare_costs
+from hfcnn.experiments.settings import CellSettings
 
-NEWTON = Settings("mnist", sampling_rate=0.05, iterations=100)
-SG = Settings("mnist", method="sg", learning_rate=0.001, iterations=1000)
+NEWTON = CellSettings("mnist", sampling_rate=0.05, iterations=100)
+SG = CellSettings("mnist", method="sg", learning_rate=0.001, iterations=1000)
 MACHINE = {"processor": "Abacus 9", "cores": 8, "threads": 4, "device": "cpu"}
 
 
@@ -33,7 +33,7 @@ def make(settings, accuracies, status="finished", n_train=60_000, n_test=10_000)
         "load": [1.5] * n,
     }
     versions = {"hfcnn": "1", "torch": "2.9.9", "numpy": "2", "python": "3"}
-    return Record(settings, status, n_train, n_test, 10, 62_026, versions, MACHINE, history)
+    return CellRecord(settings, status, n_train, n_test, 10, 62_026, versions, MACHINE, history)
 
 
 def write(records, results):
@@ -160,7 +160,7 @@ def test_section5_counts_what_is_predicted():
     assert formulas.jacobian == 3 * (64 * 4 + 16 * 6 + 3)
     assert formulas.expanded == 64 * 9 * 2 + 16 * 9 * 4
     assert formulas.value == 2 * (64 * 4 * 18 + 16 * 6 * 36 + 3 * 24)
-    for item in compare(network):
+    for item in compare_costs(network):
         # torch does not count products that add in place, which the output layer's tangent has
         assert item.operations == pytest.approx(item.ours.operations, rel=0.01)
         assert item.peak_bytes >= item.kept_bytes >= 0 and item.peak_bytes > 0
@@ -169,7 +169,7 @@ def test_section5_counts_what_is_predicted():
 
 @pytest.mark.parametrize("preset", ["cnn3", "cnn5"])
 def test_section5_predicts_the_peak_of_a_preset(preset):
-    for item in compare(Network.preset(preset, (28, 28, 1), 10)):
+    for item in compare_costs(Network.preset(preset, (28, 28, 1), 10)):
         assert item.ratio("ours", "operations") == pytest.approx(1, abs=0.01)
         assert item.ratio("ours", "bytes") == pytest.approx(1, abs=0.2)
 
@@ -217,6 +217,6 @@ def test_the_command_line_stops_goes_on_and_reports(data_dir, tmp_path):
 
 def test_errors_of_the_command_line_say_what_is_wrong(data_dir, tmp_path):
     missing = invoke("run", "--data", data_dir, "--dataset", "mnist", "--output", tmp_path)
-    assert missing.exit_code == 1 and "mnist" in missing.stdout
+    assert missing.exit_code == 1 and "mnist" in missing.stderr
     empty = invoke("report", "--results", tmp_path / "none", "--output", tmp_path)
-    assert empty.exit_code == 1 and "no cells" in empty.stdout
+    assert empty.exit_code == 1 and "no cells" in empty.stderr

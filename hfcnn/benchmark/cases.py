@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,14 @@ from hfcnn.benchmark.timing import Timed
 from hfcnn.gauss_newton import GaussNewton
 from hfcnn.network import Network
 
-__all__ = ["Case", "autograd_gradient", "curvlinops_operator", "curvlinops_product", "func_product"]
+__all__ = [
+    "Case",
+    "autograd_gradient",
+    "curvlinops_operator",
+    "curvlinops_product",
+    "flat_product",
+    "func_product",
+]
 
 
 @dataclass(frozen=True)
@@ -47,8 +55,7 @@ class Case:
 
     def torch_module(self) -> nn.Sequential:
         """Build the same network for torch, in its best memory format."""
-        module: nn.Sequential = self.network.to_torch(self.theta).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return module
+        return _channels_last(self.network, self.theta)
 
     def torch_batches(self, size: int) -> list[tuple[Tensor, Tensor]]:
         """Images (channels-last NCHW views) and one-hot labels in batches."""
@@ -77,26 +84,57 @@ def autograd_gradient(case: Case, size: int) -> Timed:
     return call
 
 
-def func_product(case: Case, size: int) -> Timed:
-    """Gauss-Newton product by torch.func: a jvp, then a vjp."""
-    module, batches = case.torch_module(), case.torch_batches(size)
-    parameters = {name: p.detach() for name, p in module.named_parameters()}
-    tangents = {name: torch.randn_like(p) for name, p in parameters.items()}
+def func_product(
+    network: Network, theta: Tensor, v: Tensor, batches: Sequence[Tensor]
+) -> Callable[[], dict[str, Tensor]]:
+    """Gauss-Newton product for the squared loss by torch.func: of each batch a jvp, then a vjp.
 
-    def call() -> None:
+    Parameters
+    ----------
+    network : Network
+    theta, v : Tensor of shape (n,)
+        Parameters and direction.
+    batches : sequence of Tensor of shape (N, C, H, W)
+        Images, channels last in memory.
+
+    Returns
+    -------
+    callable
+        Takes nothing; returns the product as torch's parameters, by name. `flat_product` reads it.
+    """
+    module, along = (_channels_last(network, vector) for vector in (theta, v))
+    parameters, tangents = (
+        {name: value.detach() for name, value in model.named_parameters()} for model in (module, along)
+    )
+    scale = 2 / sum(len(images) for images in batches)
+
+    def call() -> dict[str, Tensor]:
         total: dict[str, Tensor] = {}
-        for images, _ in batches:
+        for images in batches:
 
-            def outputs(p: dict[str, Tensor], images: Tensor = images) -> Tensor:
-                result: Tensor = functional_call(module, p, (images,))
-                return result
+            def outputs(p: dict[str, Tensor], images: Tensor = images) -> Any:
+                return functional_call(module, p, (images,))
 
             _, z_dot = jvp(outputs, (parameters,), (tangents,))  # type: ignore[misc]
             _, pull = vjp(outputs, parameters)  # type: ignore[misc]
-            (product,) = pull(2 * z_dot)
+            (product,) = pull(scale * z_dot)
             total = {k: product[k] + total.get(k, 0) for k in product}
+        return total
 
     return call
+
+
+def flat_product(network: Network, product: dict[str, Tensor]) -> Tensor:
+    """Order torch's parameters as theta is, on their device."""
+    holder = network.to_torch(network.init(0))
+    holder.load_state_dict({name: value.cpu() for name, value in product.items()})
+    return network.from_torch(holder, network.input_shape)[1].to(next(iter(product.values())).device)
+
+
+def _channels_last(network: Network, theta: Tensor) -> nn.Sequential:
+    """Build the same network for torch, in its best memory format, on the device of theta."""
+    module = network.to_torch(theta.cpu()).to(theta.device)
+    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def curvlinops_operator(case: Case, size: int) -> Any:

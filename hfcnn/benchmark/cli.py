@@ -9,7 +9,6 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
-from rich.console import Console
 
 from hfcnn.benchmark.cases import Case
 from hfcnn.benchmark.measures import (
@@ -21,20 +20,25 @@ from hfcnn.benchmark.measures import (
     measure_products,
 )
 from hfcnn.benchmark.profiling import measure_profile
-from hfcnn.benchmark.rows import report
+from hfcnn.benchmark.rows import show_rows
+from hfcnn.commands import Commands
 
 __all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(cls=Commands, no_args_is_help=True)
 
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the rows there as JSON.")]
 Markdown = Annotated[Path | None, typer.Option(help="Write the rows there as a Markdown table.")]
-Repeats = Annotated[int, typer.Option(min=1, help="Turns that the medians are over.")]
+Repeats = Annotated[int, typer.Option(min=1, help="Times that each call is timed; the tables show medians.")]
 Smoke = Annotated[bool, typer.Option("--smoke", help="Tiny sizes, to see that it runs.")]
 Images = Annotated[
-    list[int] | None, typer.Option("--images", help="Images; may be repeated. [default: 500 2000]")
+    list[int] | None,
+    typer.Option("--images", help="Number of images; may be repeated. [default: 500 2000]"),
 ]
-Presets = Annotated[list[str] | None, typer.Option("--network", help="May be repeated. [default: cnn3 cnn5]")]
+Presets = Annotated[
+    list[str] | None,
+    typer.Option("--network", help="cnn3 or cnn5; may be repeated. [default: both]"),
+]
 
 SHAPES = ((28, 28, 1), (32, 32, 3))
 
@@ -65,7 +69,7 @@ def products(
     groups = {
         name: measure_products(case, repeats, has_bf16()) for name, case in _cases(network, images, smoke)
     }
-    report("products", groups, json_file, markdown)
+    show_rows("products", groups, json_file, markdown)
 
 
 @app.command()
@@ -79,7 +83,7 @@ def profile(
 ) -> None:
     """Where the time of the gradient and of the products goes, by kind of operation."""
     groups = {name: measure_profile(case, repeats) for name, case in _cases(network, images, smoke)}
-    report("profile", groups, json_file, markdown)
+    show_rows("profile", groups, json_file, markdown)
 
 
 @app.command()
@@ -88,7 +92,7 @@ def iteration(
 ) -> None:
     """A Newton iteration against simpleNN's."""
     sizes = (64, 16, 3) if smoke else (5000, 250, 20)
-    report("iteration", {"cnn3, 28x28x1": measure_iteration(*sizes, repeats)}, json_file, markdown)
+    show_rows("iteration", {"cnn3, 28x28x1": measure_iteration(*sizes, repeats)}, json_file, markdown)
 
 
 @app.command()
@@ -102,7 +106,7 @@ def predict(
 ) -> None:
     """Predicting against the same torch network in eval mode."""
     groups = {name: measure_predict(case, repeats) for name, case in _cases(network, images, smoke)}
-    report("predict", groups, json_file, markdown)
+    show_rows("predict", groups, json_file, markdown)
 
 
 @app.command()
@@ -114,7 +118,7 @@ def memory(json_file: JsonFile = None, markdown: Markdown = None, smoke: Smoke =
         for preset in ("cnn3", "cnn5")[: 1 if smoke else 2]
         for shape in SHAPES[: 1 if smoke else 2]
     }
-    report("memory", groups, json_file, markdown)
+    show_rows("memory", groups, json_file, markdown)
 
 
 @app.command()
@@ -127,12 +131,11 @@ def bf16(
 ) -> None:
     """Whether products in bfloat16 leave CG counts and accuracy as they are."""
     if not has_bf16():
-        Console().print("This processor has no bfloat16 arithmetic.")
-        raise typer.Exit(1)
+        raise ValueError("this processor has no bfloat16 arithmetic")
     from hfcnn.datasets import load
     from hfcnn.preprocessing import ImageScaler
 
     X, y = load(data)
     images = torch.from_numpy(ImageScaler().fit_transform(X[:train_size]))
     labels = torch.from_numpy(np.unique(y[:train_size], return_inverse=True)[1])
-    report("bf16", {data.name: measure_bf16(images, labels, iterations)}, json_file, markdown)
+    show_rows("bf16", {data.name: measure_bf16(images, labels, iterations)}, json_file, markdown)

@@ -15,7 +15,7 @@ from hfcnn.objective import Objective
 __all__ = ["measure_profile"]
 
 #: What torch's operations are for here; all others are "other".
-KINDS = {
+OPERATION_KINDS = {
     "convolutions": ("mkldnn_convolution", "convolution_backward", "thnn_conv2d", "_slow_conv2d_forward"),
     "matrix products": ("mm", "bmm", "addmm", "addmm_"),
     "pooling": ("max_pool2d_with_indices",),
@@ -58,7 +58,7 @@ def measure_profile(case: Case, repeats: int) -> list[Row]:
 
 def _seconds_by_kind(call: Timed, repeats: int) -> dict[str, float]:
     """Mean seconds of a call that each kind of operation takes, after a call of warm-up."""
-    kind_of = {f"aten::{name}": kind for kind, names in KINDS.items() for name in names}
+    kind_of = {f"aten::{name}": kind for kind, names in OPERATION_KINDS.items() for name in names}
     call()
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         for _ in range(repeats):

@@ -12,17 +12,18 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from hfcnn.commands import Commands
 from hfcnn.experiments import figure3 as figure3_module
 from hfcnn.experiments import table5 as table5_module
 from hfcnn.experiments import table6 as table6_module
 from hfcnn.experiments.paper import DATASETS
 from hfcnn.experiments.plan import Plan
 from hfcnn.experiments.runner import Runner, Stopped
-from hfcnn.experiments.settings import Settings
+from hfcnn.experiments.settings import CellSettings
 
 __all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(cls=Commands, no_args_is_help=True)
 
 
 class NetworkName(StrEnum):
@@ -32,7 +33,7 @@ class NetworkName(StrEnum):
     cnn5 = "cnn5"
 
 
-class Method(StrEnum):
+class MethodName(StrEnum):
     """Methods of Section 6.2."""
 
     newton = "newton"
@@ -43,30 +44,37 @@ class Method(StrEnum):
 DataDir = Annotated[
     Path,
     typer.Option(
-        "--data", exists=True, file_okay=False, help="Folder of the data sets: mnist.npz, svhn/, ..."
+        "--data",
+        exists=True,
+        file_okay=False,
+        help="Folder of the data sets, each a file or folder of its name: mnist.npz, svhn/, ...",
     ),
 ]
-Results = Annotated[Path, typer.Option("--output", help="Folder of the cells.")]
+Results = Annotated[Path, typer.Option("--output", help="Folder in which every run has its JSON file.")]
 TrainSize = Annotated[
-    int | None, typer.Option(min=10, help="Training images, a stratified choice. [default: all]")
+    int | None,
+    typer.Option(min=10, help="Number of training images, classes in proportion. [default: all]"),
 ]
 TestSize = Annotated[
-    int | None, typer.Option(min=10, help="Test images, a stratified choice. [default: all]")
+    int | None,
+    typer.Option(min=10, help="Number of test images, classes in proportion. [default: all]"),
 ]
 TimeLimit = Annotated[
     float, typer.Option(help="Seconds after which to stop; the same command goes on from there.")
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+DeviceOption = Annotated[str, typer.Option(help="Where to compute: auto (a GPU if any), cpu or cuda.")]
 
-Datasets = Annotated[str, typer.Option(help="Data sets, by commas.")]
-Networks = Annotated[str, typer.Option(help="Networks of Table 4, by commas.")]
-Seeds = Annotated[int, typer.Option(min=1, help="Number of seeds: 0, 1, ...")]
+Datasets = Annotated[str, typer.Option(help="Names of data sets, separated by commas.")]
+Networks = Annotated[str, typer.Option(help="cnn3 or cnn5 of Table 4, or both separated by a comma.")]
+SeedCount = Annotated[int, typer.Option(min=1, help="Number of runs that differ in their seed: 0, 1, ...")]
 Iterations = Annotated[int, typer.Option(min=1, help="Newton iterations.")]
 Epochs = Annotated[int, typer.Option(min=1, help="Epochs of SG.")]
 SearchEpochs = Annotated[
     int | None,
     typer.Option(
-        min=0, help="Epochs in the cross validation; 0 takes the paper's rate instead. [default: as --epochs]"
+        min=0,
+        help="Epochs of each run of the search for SG's learning rate; 0 takes the paper's rate, without a "
+        "search. [default: as --epochs]",
     ),
 ]
 
@@ -77,7 +85,7 @@ NO_LIMIT = float("inf")
 
 @contextmanager
 def _stoppable(console: Console) -> Iterator[None]:
-    """Turn the two ways of stopping early into a message and an exit code."""
+    """Say, where a run was stopped early, that it can go on."""
     try:
         yield
     except Stopped:
@@ -85,9 +93,6 @@ def _stoppable(console: Console) -> Iterator[None]:
     except KeyboardInterrupt:
         console.print("Stopped. The same command goes on from here.")
         raise typer.Exit(130) from None
-    except (FileNotFoundError, ValueError) as error:
-        console.print(f"Error: {error}", highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from None
 
 
 @app.callback()
@@ -100,23 +105,29 @@ def run(
     data: DataDir,
     dataset: Annotated[str, typer.Option(help="Data set.")],
     network: Annotated[NetworkName, typer.Option(help="Network of Table 4.")] = NetworkName.cnn3,
-    method: Annotated[Method, typer.Option(help="sg-plain is without momentum and decay.")] = Method.newton,
-    C: Annotated[float, typer.Option("--C", help="Regularisation, times l.")] = 0.01,
-    sampling_rate: Annotated[float, typer.Option(help="Newton: share of the images in S.")] = 0.05,
+    method: Annotated[
+        MethodName,
+        typer.Option(help="sg-plain is sg without momentum and decay."),
+    ] = MethodName.newton,
+    C: Annotated[
+        float,
+        typer.Option("--C", help="Regularisation C over the number of images."),
+    ] = 0.01,
+    sampling_rate: Annotated[float, typer.Option(help="Newton: share of the images in each product.")] = 0.05,
     rate: Annotated[float, typer.Option(help="SG: initial learning rate.")] = 0.003,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of weights and sampling.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of first weights and order of images.")] = 0,
     iterations: Annotated[int, typer.Option(min=1, help="Newton iterations, or epochs of SG.")] = 100,
     train_size: TrainSize = None,
     test_size: TestSize = None,
     output: Results = CELLS,
     time_limit: TimeLimit = NO_LIMIT,
-    device: Device = "auto",
+    device: DeviceOption = "auto",
 ) -> None:
     """Run one cell: one method, one data set, one seed."""
     console = Console()
-    is_newton = method is Method.newton
+    is_newton = method is MethodName.newton
     with _stoppable(console):
-        settings = Settings(
+        settings = CellSettings(
             dataset,
             network.value,
             method.value,
@@ -138,7 +149,7 @@ def _add_comparison(module: ModuleType, name: str, networks_: str, seeds_: int) 
         data: DataDir,
         datasets: Datasets = ALL_DATASETS,
         networks: Networks = networks_,
-        seeds: Seeds = seeds_,
+        seeds: SeedCount = seeds_,
         iterations: Iterations = 100,
         epochs: Epochs = 1000,
         search_epochs: SearchEpochs = None,
@@ -146,13 +157,13 @@ def _add_comparison(module: ModuleType, name: str, networks_: str, seeds_: int) 
         test_size: TestSize = None,
         output: Results = CELLS,
         time_limit: TimeLimit = NO_LIMIT,
-        device: Device = "auto",
+        device: DeviceOption = "auto",
     ) -> None:
         console = Console()
         names = _split(datasets), _split(networks)
         plan = Plan(*names, seeds, iterations, epochs, search_epochs, train_size, test_size)
         with _stoppable(console):
-            module.run(Runner(data, output, name, time_limit, device, console), plan)
+            module.run_cells(Runner(data, output, name, time_limit, device, console), plan)
 
     app.command(name, help=f"Run the cells of {module.__doc__}")(command)
 
@@ -165,28 +176,28 @@ _add_comparison(figure3_module, "figure3", "cnn3", seeds_=1)
 def table6(
     data: DataDir,
     datasets: Datasets = ALL_DATASETS,
-    seeds: Seeds = 5,
+    seeds: SeedCount = 5,
     iterations: Iterations = 100,
     epochs: Epochs = 1000,
     train_size: TrainSize = None,
     test_size: TestSize = None,
     output: Results = CELLS,
     time_limit: TimeLimit = NO_LIMIT,
-    device: Device = "auto",
+    device: DeviceOption = "auto",
 ) -> None:
     """Run the cells of Table 6: how sensitive Newton and SG are to their parameters."""
     console = Console()
-    networks = (table6_module.NETWORK,)
+    networks = (table6_module.TABLE6_NETWORK,)
     plan = Plan(
         _split(datasets), networks, seeds, iterations, epochs, train_size=train_size, test_size=test_size
     )
     with _stoppable(console):
-        table6_module.run(Runner(data, output, "table6", time_limit, device, console), plan)
+        table6_module.run_cells(Runner(data, output, "table6", time_limit, device, console), plan)
 
 
 @app.command()
 def report(
-    results: Annotated[Path, typer.Option(help="Folder of the cells.")] = CELLS,
+    results: Annotated[Path, typer.Option(help="Folder in which every run has its JSON file.")] = CELLS,
     output: Annotated[Path, typer.Option(help="Folder of the pages.")] = CELLS.parent,
 ) -> None:
     """Write the tables and figures of the cells, the paper's numbers beside ours."""

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedKFold, train_test_split
 
 from hfcnn.datasets import load
-from hfcnn.experiments.settings import Settings
+from hfcnn.experiments.settings import CellSettings
 from hfcnn.preprocessing import ImageScaler
 
-__all__ = ["N_FOLDS", "Data", "load_data"]
+__all__ = ["N_FOLDS", "ExperimentData", "load_data"]
 
 #: Folds of SG's cross validation (Sec. 6.2).
 N_FOLDS = 5
@@ -25,7 +25,7 @@ CHOICE_SEED = 0
 
 
 @dataclass(frozen=True)
-class Data:
+class ExperimentData:
     """Scaled images and class indices.
 
     Attributes
@@ -45,14 +45,14 @@ class Data:
     n_classes: int
 
 
-def load_data(directory: Path, settings: Settings) -> Data:
+def load_data(directory: Path, settings: CellSettings) -> ExperimentData:
     """Load the images of a cell.
 
     Parameters
     ----------
     directory : Path
         Folder with one file or folder a data set, named like it: ``mnist.npz``, ``svhn/``.
-    settings : Settings
+    settings : CellSettings
         The cell: its data set, sizes and fold.
 
     Raises
@@ -76,7 +76,7 @@ def _find(directory: Path, dataset: str) -> Path:
 
 
 @lru_cache(maxsize=1)
-def _load(path: Path, train_size: int | None, test_size: int | None, fold: int | None) -> Data:
+def _load(path: Path, train_size: int | None, test_size: int | None, fold: int | None) -> ExperimentData:
     X, y = _choose(*load(path, split="train"), train_size)
     classes, y = np.unique(y, return_inverse=True)
     if fold is None:
@@ -87,7 +87,7 @@ def _load(path: Path, train_size: int | None, test_size: int | None, fold: int |
         train, test = list(splits)[fold]
         X_test, y_test, X, y = X[test], y[test], X[train], y[train]
     scaler = ImageScaler().fit(X)
-    return Data(scaler.transform(X), y, scaler.transform(X_test), y_test, len(classes))
+    return ExperimentData(scaler.transform(X), y, scaler.transform(X_test), y_test, len(classes))
 
 
 def _choose(X: NDArray[Any], y: NDArray[Any], size: int | None) -> tuple[NDArray[Any], NDArray[Any]]:

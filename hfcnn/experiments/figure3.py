@@ -10,12 +10,11 @@ from hfcnn.experiments.markdown import (
     METHOD_TITLES,
     MISSING,
     Page,
-    Problem,
+    SizedDataset,
     by_problem,
     images,
     pick,
     provenance,
-    table,
 )
 from hfcnn.experiments.paper import title
 from hfcnn.experiments.plan import (
@@ -27,10 +26,11 @@ from hfcnn.experiments.plan import (
     choose_rate,
     evaluate_search,
 )
-from hfcnn.experiments.record import Record
+from hfcnn.experiments.record import CellRecord
 from hfcnn.experiments.runner import Runner
+from hfcnn.report import markdown_table
 
-__all__ = ["Curve", "page", "run"]
+__all__ = ["Curve", "page", "run_cells"]
 
 #: Test accuracies, in per cent, whose first time the table shows.
 LEVELS = (20, 30, 40, 50, 60, 70, 75, 80, 85, 90, 95, 97, 98, 99)
@@ -67,7 +67,7 @@ class Curve:
         return None
 
 
-def run(runner: Runner, plan: Plan) -> None:
+def run_cells(runner: Runner, plan: Plan) -> None:
     """Run the cells that are not done yet: Newton, then the search and SG with it, then plain SG."""
     for dataset, network in plan.problems():
         runner.run([plan.newton(dataset, network, seed) for seed in range(plan.seeds)])
@@ -77,18 +77,18 @@ def run(runner: Runner, plan: Plan) -> None:
             runner.run([plan.sg(dataset, network, seed, rate, method=method) for method in methods])
 
 
-def page(records: list[Record], output: Path) -> Page | None:
+def page(records: list[CellRecord], output: Path) -> Page | None:
     """Draw a plot of each data set and network; None where Newton or SG is missing everywhere.
 
     Parameters
     ----------
-    records : list of Record
+    records : list of CellRecord
         All cells.
     output : Path
         Folder of the page and its plots.
     """
     parts: list[str] = []
-    used: list[Record] = []
+    used: list[CellRecord] = []
     for problem, cells in by_problem(records).items():
         for network in ("cnn3", "cnn5"):
             choice = evaluate_search(cells.search, problem.dataset, network)
@@ -107,7 +107,7 @@ def page(records: list[Record], output: Path) -> Page | None:
     return Page("figure3", "Figure 3: convergence speed", "\n".join([introduction, *parts, *end]))
 
 
-def _runs(records: list[Record], network: str, choice: RateChoice) -> list[Record]:
+def _runs(records: list[CellRecord], network: str, choice: RateChoice) -> list[CellRecord]:
     """One run a method, of the lowest seed."""
     common = {"network": network, "C": C}
     found = [
@@ -119,7 +119,7 @@ def _runs(records: list[Record], network: str, choice: RateChoice) -> list[Recor
 
 
 def _section(
-    problem: Problem, network: str, runs: list[Record], choice: RateChoice, output: Path
+    problem: SizedDataset, network: str, runs: list[CellRecord], choice: RateChoice, output: Path
 ) -> list[str]:
     from hfcnn.experiments import figures  # matplotlib is an extra
 
@@ -146,7 +146,7 @@ def _search_sentence(choice: RateChoice) -> str:
     )
 
 
-def _curve(record: Record, search: RateChoice | None = None) -> Curve:
+def _curve(record: CellRecord, search: RateChoice | None = None) -> Curve:
     settings, history = record.settings, record.history
     seconds, passes = (search.seconds, search.passes) if search else (0.0, 0.0)
     label = METHOD_TITLES[settings.method] + (" after its search" if search else "")
@@ -169,4 +169,4 @@ def _times(curves: list[Curve]) -> str:
             cells = [f"{first[0]:,.0f} s, {first[1]:,.0f}" if first else MISSING for first in firsts]
             rows.append([f"{level} %", *cells])
     header = ["First at", *(f"{curve.label}: seconds, passes" for curve in curves)]
-    return table(header, rows) if rows else ""
+    return markdown_table(header, rows) if rows else ""

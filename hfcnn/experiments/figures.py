@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from hfcnn.experiments.figure3 import Curve
 from hfcnn.experiments.markdown import images
-from hfcnn.experiments.paper import title
-from hfcnn.experiments.record import Record
-from hfcnn.experiments.section5 import Comparison
-from hfcnn.experiments.table6 import C_VALUES, LEARNING_RATES, SAMPLING_RATES, Grid
+from hfcnn.experiments.paper import C_VALUES, LEARNING_RATES, SAMPLING_RATES, title
+from hfcnn.experiments.record import CellRecord
+
+if TYPE_CHECKING:
+    from hfcnn.experiments.figure3 import Curve
+    from hfcnn.experiments.section5 import Comparison
+    from hfcnn.experiments.table6 import Grid
 
 __all__ = ["draw_convergence", "draw_costs", "draw_robustness"]
 
@@ -137,7 +139,7 @@ def draw_costs(comparisons: dict[str, list[Comparison]], path: Path) -> None:
 
 def _draw_grid(
     ax: Any,
-    ours: dict[tuple[float, float], list[Record]],
+    ours: dict[tuple[float, float], list[CellRecord]],
     paper: dict[tuple[float, float], float],
     rates: tuple[float, ...],
 ) -> None:
@@ -166,7 +168,7 @@ def _draw_grid(
             )
 
 
-def _span(records: list[Record]) -> tuple[float, float, float]:
+def _span(records: list[CellRecord]) -> tuple[float, float, float]:
     """Least, mean and greatest test accuracy, in per cent."""
     values = [100 * record.last("test_accuracy") for record in records]
     return min(values), float(np.mean(values)), max(values)

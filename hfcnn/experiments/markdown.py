@@ -10,22 +10,22 @@ from typing import Any
 import numpy as np
 
 from hfcnn.experiments.paper import DATASETS, title
-from hfcnn.experiments.record import Record
+from hfcnn.experiments.record import CellRecord
+from hfcnn.report import markdown_table
 
 __all__ = [
     "METHOD_TITLES",
     "MISSING",
     "Cells",
     "Page",
-    "Problem",
+    "SizedDataset",
     "accuracy",
     "by_problem",
     "images",
-    "machine",
+    "machine_words",
     "mean_accuracy",
     "pick",
     "provenance",
-    "table",
 ]
 
 #: Where there is no number.
@@ -54,7 +54,7 @@ class Page:
 
 
 @dataclass(frozen=True, order=True)
-class Problem:
+class SizedDataset:
     """A data set at a size: what can stand in one row."""
 
     dataset: str
@@ -77,17 +77,17 @@ class Problem:
 class Cells:
     """Records of one problem: those of the tables, and those of the cross validation."""
 
-    runs: list[Record] = field(default_factory=list)
-    search: list[Record] = field(default_factory=list)
+    runs: list[CellRecord] = field(default_factory=list)
+    search: list[CellRecord] = field(default_factory=list)
 
 
-def by_problem(records: Iterable[Record]) -> dict[Problem, Cells]:
+def by_problem(records: Iterable[CellRecord]) -> dict[SizedDataset, Cells]:
     """Sort records by data set and size; a cross validation goes with every test set of its training set."""
     records = list(records)
-    problems: dict[Problem, Cells] = defaultdict(Cells)
+    problems: dict[SizedDataset, Cells] = defaultdict(Cells)
     for record in records:
         if record.settings.fold is None:
-            problems[Problem(record.settings.dataset, record.n_train, record.n_test)].runs.append(record)
+            problems[SizedDataset(record.settings.dataset, record.n_train, record.n_test)].runs.append(record)
     for record in records:
         settings, n_images = record.settings, record.n_train + record.n_test
         for problem, cells in problems.items():
@@ -99,7 +99,7 @@ def by_problem(records: Iterable[Record]) -> dict[Problem, Cells]:
     return dict(sorted(problems.items()))
 
 
-def pick(records: Iterable[Record], **criteria: Any) -> list[Record]:
+def pick(records: Iterable[CellRecord], **criteria: Any) -> list[CellRecord]:
     """Take the records whose settings meet the criteria; of unlike lengths, the longest."""
     found = [
         record
@@ -110,12 +110,12 @@ def pick(records: Iterable[Record], **criteria: Any) -> list[Record]:
     return [record for record in found if record.settings.iterations == longest]
 
 
-def mean_accuracy(records: Sequence[Record]) -> float:
+def mean_accuracy(records: Sequence[CellRecord]) -> float:
     """Mean test accuracy at the last iteration, in per cent; NaN of no records."""
     return 100 * float(np.mean([record.last("test_accuracy") for record in records])) if records else np.nan
 
 
-def accuracy(records: Sequence[Record]) -> str:
+def accuracy(records: Sequence[CellRecord]) -> str:
     """Mean test accuracy of some seeds in per cent, marked if runs diverged or are not done."""
     if not records:
         return MISSING
@@ -125,33 +125,27 @@ def accuracy(records: Sequence[Record]) -> str:
     return f"{mean_accuracy(records):.2f}{marks}"
 
 
-def images(problem: Problem) -> str:
+def images(problem: SizedDataset) -> str:
     """Sizes of the training and test set, marked where they are not the paper's."""
     size = f"{problem.n_train:,} / {problem.n_test:,}"
     is_part = problem.dataset in DATASETS and not problem.is_full_size
     return f"{size} (part)" if is_part else size
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Write a Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
-
-
-def provenance(records: Iterable[Record]) -> str:
+def provenance(records: Iterable[CellRecord]) -> str:
     """Say of each number what it was run on: a row for cells that differ in the seed only."""
-    groups: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
+    groups: dict[tuple[Any, ...], list[CellRecord]] = defaultdict(list)
     for record in sorted(records, key=lambda record: record.settings.seed):
-        groups[(*record.settings.group, machine(record))].append(record)
+        groups[(*record.settings.group, machine_words(record))].append(record)
     header = ["Data set", "Images", "Network", "Method", "C", "Rate", "Iterations", "Seeds"]
     header += ["Test accuracy, mean (min–max) %", "Seconds", "Load", "Machine"]
-    return table(header, [_provenance_row(group) for group in groups.values()])
+    return markdown_table(header, [_provenance_row(group) for group in groups.values()])
 
 
-def _provenance_row(group: list[Record]) -> list[str]:
+def _provenance_row(group: list[CellRecord]) -> list[str]:
     first = group[0]
     settings = first.settings
-    problem = Problem(settings.dataset, first.n_train, first.n_test)
+    problem = SizedDataset(settings.dataset, first.n_train, first.n_test)
     is_newton = settings.method == "newton"
     values = [100 * record.last("test_accuracy") for record in group]
     return [
@@ -165,19 +159,19 @@ def _provenance_row(group: list[Record]) -> list[str]:
         ", ".join(str(record.settings.seed) for record in group),
         f"{accuracy(group)} ({min(values):.2f}–{max(values):.2f})",
         _range([round(record.last("seconds")) for record in group]),
-        load(group),
-        machine(first),
+        mean_load(group),
+        machine_words(first),
     ]
 
 
-def machine(record: Record) -> str:
+def machine_words(record: CellRecord) -> str:
     """Processor, threads and versions in words."""
     about, versions = record.machine, record.versions
     where = about["processor"] if about["device"] == "cpu" else about["device"]
     return f"{where}, {about['threads']} of {about['cores']} cores, torch {versions['torch']}"
 
 
-def load(records: Iterable[Record]) -> str:
+def mean_load(records: Iterable[CellRecord]) -> str:
     """Mean load of the machine: of more than its cores, the seconds are longer than need be."""
     loads = [value for record in records for value in record.history.get("load", [])]
     return f"{np.mean(loads):.1f}" if loads else MISSING

@@ -8,7 +8,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["CITATION", "DATASETS", "TABLE5", "TABLE6", "PaperDataset", "Table5Entry", "Table6Row", "title"]
+__all__ = [
+    "CITATION",
+    "C_VALUES",
+    "DATASETS",
+    "LEARNING_RATES",
+    "SAMPLING_RATES",
+    "TABLE5",
+    "TABLE6",
+    "PaperDataset",
+    "Table5Entry",
+    "Table6Row",
+    "title",
+]
 
 CITATION = (
     "C.-C. Wang, K. L. Tan, C.-J. Lin: Newton Methods for Convolutional Neural Networks. "
@@ -62,13 +74,17 @@ TABLE5 = {
     ("smallnorb", "cnn5"): Table5Entry(95.30, 94.59, 0.001),
 }
 
-_SAMPLING = (0.1, 0.05, 0.01)
-_RATES = (0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
+#: Table 6: C in units of l, shares of the images in S, initial learning rates of SG.
+C_VALUES = (0.01, 0.1, 1.0)
+SAMPLING_RATES = (0.1, 0.05, 0.01)
+LEARNING_RATES = (0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
 
 
 def _row(*accuracies: float) -> Table6Row:
-    newton, sg = accuracies[: len(_SAMPLING)], accuracies[len(_SAMPLING) :]
-    return Table6Row(dict(zip(_SAMPLING, newton, strict=True)), dict(zip(_RATES, sg, strict=True)))
+    newton, sg = accuracies[: len(SAMPLING_RATES)], accuracies[len(SAMPLING_RATES) :]
+    return Table6Row(
+        dict(zip(SAMPLING_RATES, newton, strict=True)), dict(zip(LEARNING_RATES, sg, strict=True))
+    )
 
 
 #: Table 6, by data set and C in units of l.

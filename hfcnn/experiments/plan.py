@@ -10,9 +10,9 @@ import numpy as np
 
 from hfcnn.experiments.data import N_FOLDS
 from hfcnn.experiments.paper import TABLE5
-from hfcnn.experiments.record import Record
+from hfcnn.experiments.record import CellRecord
 from hfcnn.experiments.runner import Runner
-from hfcnn.experiments.settings import Settings
+from hfcnn.experiments.settings import CellSettings
 
 __all__ = ["C", "SAMPLING_RATE", "SEARCHED_RATES", "Plan", "RateChoice", "choose_rate", "evaluate_search"]
 
@@ -81,9 +81,9 @@ class Plan:
 
     def newton(
         self, dataset: str, network: str, seed: int, *, C: float = C, sampling_rate: float = SAMPLING_RATE
-    ) -> Settings:
+    ) -> CellSettings:
         """Build a cell of Newton."""
-        return Settings(
+        return CellSettings(
             dataset,
             network,
             "newton",
@@ -97,9 +97,9 @@ class Plan:
 
     def sg(
         self, dataset: str, network: str, seed: int, rate: float, *, C: float = C, method: str = "sg"
-    ) -> Settings:
+    ) -> CellSettings:
         """Build a cell of SG."""
-        return Settings(
+        return CellSettings(
             dataset,
             network,
             method,
@@ -115,11 +115,11 @@ class Plan:
         """Each data set with each network."""
         return ((dataset, network) for dataset in self.datasets for network in self.networks)
 
-    def search(self, dataset: str, network: str) -> list[Settings]:
+    def search(self, dataset: str, network: str) -> list[CellSettings]:
         """Build the cells of SG's stratified five-fold cross validation; none if it is not wanted."""
         epochs = self.epochs if self.search_epochs is None else self.search_epochs
         return [
-            Settings(
+            CellSettings(
                 dataset,
                 network,
                 "sg",
@@ -140,12 +140,12 @@ def choose_rate(runner: Runner, plan: Plan, dataset: str, network: str) -> RateC
     return evaluate_search(records, dataset, network)
 
 
-def evaluate_search(records: Iterable[Record], dataset: str, network: str) -> RateChoice:
+def evaluate_search(records: Iterable[CellRecord], dataset: str, network: str) -> RateChoice:
     """Evaluate a cross validation, or take the paper's rate where there is none.
 
     Parameters
     ----------
-    records : iterable of Record
+    records : iterable of CellRecord
         Cells of one size of `dataset`, among which are those of the search. Of several searches, the
         complete one of most epochs counts.
     dataset, network : str
@@ -156,7 +156,7 @@ def evaluate_search(records: Iterable[Record], dataset: str, network: str) -> Ra
     RateChoice
         The rate of best mean accuracy over the folds; the larger one of equals.
     """
-    searches: dict[int, list[Record]] = defaultdict(list)
+    searches: dict[int, list[CellRecord]] = defaultdict(list)
     for record in records:
         settings = record.settings
         is_here = (settings.dataset, settings.network) == (dataset, network)
@@ -172,7 +172,7 @@ def evaluate_search(records: Iterable[Record], dataset: str, network: str) -> Ra
     return _evaluate(epochs, complete[epochs])
 
 
-def _evaluate(epochs: int, runs: list[Record]) -> RateChoice:
+def _evaluate(epochs: int, runs: list[CellRecord]) -> RateChoice:
     by_rate: dict[float, list[float]] = {rate: [] for rate in SEARCHED_RATES}
     for run in runs:
         assert run.settings.learning_rate is not None

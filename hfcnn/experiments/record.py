@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import platform
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from hfcnn._version import __version__
-from hfcnn.experiments.settings import Settings, State
+from hfcnn.experiments.settings import CellSettings, CellState
 from hfcnn.files import write_atomically
+from hfcnn.report import describe_device, machine
 
 __all__ = [
-    "Record",
+    "CellRecord",
     "find_record",
     "load_state",
     "read_records",
@@ -36,12 +33,12 @@ StateT = TypeVar("StateT")
 
 
 @dataclass
-class Record:
+class CellRecord:
     """What is known of a cell.
 
     Attributes
     ----------
-    settings : Settings
+    settings : CellSettings
         What it is.
     status : {"running", "finished", "diverged"}
         "running" is also a cell that was stopped; "diverged" ended early because f is not finite.
@@ -53,7 +50,7 @@ class Record:
         One list a column, one entry an iteration.
     """
 
-    settings: Settings
+    settings: CellSettings
     status: str = "running"
     n_train: int = 0
     n_test: int = 0
@@ -94,7 +91,7 @@ class Record:
         write_atomically(path, (_to_json(asdict(self)) + "\n").encode())
 
     @classmethod
-    def load(cls, path: Path) -> Record:
+    def load(cls, path: Path) -> CellRecord:
         """Read a record.
 
         Raises
@@ -104,7 +101,7 @@ class Record:
         """
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            content["settings"] = Settings(**content["settings"])
+            content["settings"] = CellSettings(**content["settings"])
             record = cls(**content)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: not a record of a cell ({error})") from error
@@ -116,18 +113,9 @@ class Record:
 
     def set_environment(self, device: torch.device) -> None:
         """Note the versions and the machine in use."""
-        self.versions = {
-            "hfcnn": __version__,
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        }
-        self.machine = {
-            "processor": _processor(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        }
+        about = {**machine(), "device": describe_device(device)}
+        self.versions = {name: str(about[name]) for name in ("hfcnn", "torch", "numpy", "python")}
+        self.machine = {name: about[name] for name in ("processor", "cores", "threads", "device")}
 
 
 def _to_json(value: Any, indent: str = "") -> str:
@@ -140,26 +128,15 @@ def _to_json(value: Any, indent: str = "") -> str:
     return json.dumps(value, allow_nan=False)
 
 
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            for line in file:
-                if line.startswith("model name"):
-                    return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def find_record(results: Path, settings: Settings) -> Path | None:
+def find_record(results: Path, settings: CellSettings) -> Path | None:
     """Find a cell in any experiment's folder: a run serves every table that it belongs to."""
     return next(iter(sorted(results.glob(f"*/{settings.name}.json"))), None)
 
 
-def read_records(results: Path) -> list[Record]:
+def read_records(results: Path) -> list[CellRecord]:
     """Read all cells with at least one iteration, of all experiments, in the order of their paths."""
     found = {path.name: path for path in sorted(results.glob("*/*-it*-seed*.json"), reverse=True)}
-    records = [Record.load(path) for path in sorted(found.values())]
+    records = [CellRecord.load(path) for path in sorted(found.values())]
     return [record for record in records if record.history]
 
 
@@ -168,7 +145,7 @@ def state_path(path: Path) -> Path:
     return path.with_suffix(".state")
 
 
-def save_state(state: State, path: Path) -> None:
+def save_state(state: CellState, path: Path) -> None:
     """Write all that a method needs to go on: tensors as they are, the rest as JSON in the file's header."""
     content = {item.name: getattr(state, item.name) for item in fields(state)}
     tensors = {name: value.cpu() for name, value in content.items() if isinstance(value, Tensor)}

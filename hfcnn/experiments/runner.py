@@ -18,16 +18,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from hfcnn.backend import Backend, get_backend
-from hfcnn.experiments.data import Data, load_data
-from hfcnn.experiments.record import Record, find_record, load_state, save_state, state_path
-from hfcnn.experiments.settings import Settings, State, solve, state_type
+from hfcnn.experiments.data import ExperimentData, load_data
+from hfcnn.experiments.record import CellRecord, find_record, load_state, save_state, state_path
+from hfcnn.experiments.settings import CellSettings, CellState, solve, state_type
 from hfcnn.network import Network
 from hfcnn.objective import Objective, outputs
 
-__all__ = ["Runner", "Stopped", "problem", "test_accuracy"]
+__all__ = ["Runner", "Stopped", "build_problem", "test_accuracy"]
 
 #: Entries of a state that go into the history, of either method.
-COLUMNS = (
+HISTORY_COLUMNS = (
     "iteration",
     "f",
     "gradient_norm",
@@ -47,7 +47,7 @@ class Stopped(Exception):
     """The time is up; what was done is on disk."""
 
 
-def problem(settings: Settings, data: Data, backend: Backend) -> tuple[Objective, Tensor]:
+def build_problem(settings: CellSettings, data: ExperimentData, backend: Backend) -> tuple[Objective, Tensor]:
     """Build the objective and the first parameters: the same for every method (Sec. 6.2)."""
     network = Network.preset(settings.network, data.X_train.shape[1:], data.n_classes)
     objective = Objective(
@@ -60,7 +60,7 @@ def problem(settings: Settings, data: Data, backend: Backend) -> tuple[Objective
     return objective, network.init(settings.seed).to(backend.device)
 
 
-def test_accuracy(theta: Tensor, data: Data, objective: Objective) -> float:
+def test_accuracy(theta: Tensor, data: ExperimentData, objective: Objective) -> float:
     """Share of the test images that theta classifies rightly; outputs that are all NaN count as class 0."""
     logits = outputs(objective.network, theta, data.X_test, objective.backend)
     return float((logits.argmax(1) == data.y_test).mean())
@@ -97,12 +97,12 @@ class Runner:
         self._deadline = time.monotonic() + self.time_limit
         self._backend = get_backend(device=self.device)
 
-    def run(self, cells: Sequence[Settings]) -> list[Record]:
+    def run(self, cells: Sequence[CellSettings]) -> list[CellRecord]:
         """Run the cells that are not done yet.
 
         Returns
         -------
-        list of Record
+        list of CellRecord
             All of them, done.
 
         Raises
@@ -117,12 +117,14 @@ class Runner:
                 display.next_cell()
         return records
 
-    def run_cell(self, settings: Settings, on_iteration: Callable[[Record], None] | None = None) -> Record:
+    def run_cell(
+        self, settings: CellSettings, on_iteration: Callable[[CellRecord], None] | None = None
+    ) -> CellRecord:
         """Run one cell, from where it stopped, unless it is done.
 
         Parameters
         ----------
-        settings : Settings
+        settings : CellSettings
             The cell.
         on_iteration : callable or None
             Is given the record at the start and after each iteration.
@@ -133,11 +135,11 @@ class Runner:
             If the time limit ended it.
         """
         path = find_record(self.results, settings) or self._path(settings)
-        record = Record.load(path) if path.exists() else Record(settings)
+        record = CellRecord.load(path) if path.exists() else CellRecord(settings)
         if record.is_done:
             return record
         data = load_data(self.data, settings)
-        objective, theta0 = problem(settings, data, self._backend)
+        objective, theta0 = build_problem(settings, data, self._backend)
         state = self._resume(record, path)
         _describe(record, data, objective)
         if on_iteration:
@@ -158,7 +160,7 @@ class Runner:
         state_path(path).unlink(missing_ok=True)
         return record
 
-    def _resume(self, record: Record, path: Path) -> State | None:
+    def _resume(self, record: CellRecord, path: Path) -> CellState | None:
         """Read the state of a stopped cell, and cut its record to it."""
         state = None
         if state_path(path).exists():
@@ -166,18 +168,18 @@ class Runner:
         record.truncate(0 if state is None else state.iteration)
         return state
 
-    def _path(self, settings: Settings) -> Path:
+    def _path(self, settings: CellSettings) -> Path:
         return self.results / self.experiment / f"{settings.name}.json"
 
 
-def _describe(record: Record, data: Data, objective: Objective) -> None:
+def _describe(record: CellRecord, data: ExperimentData, objective: Objective) -> None:
     record.n_train, record.n_test = len(data.y_train), len(data.y_test)
     record.n_classes, record.n_parameters = data.n_classes, objective.network.n_parameters
     record.set_environment(objective.backend.device)
 
 
-def _row(state: State, accuracy: float) -> dict[str, Any]:
-    row = {name: getattr(state, name) for name in COLUMNS if hasattr(state, name)}
+def _row(state: CellState, accuracy: float) -> dict[str, Any]:
+    row = {name: getattr(state, name) for name in HISTORY_COLUMNS if hasattr(state, name)}
     row["test_accuracy"] = accuracy
     if hasattr(os, "getloadavg"):  # how busy the machine was: seconds mean little without it
         row["load"] = os.getloadavg()[0]
@@ -218,7 +220,7 @@ class _Display:
         self._cell += 1
         self._progress.advance(self._cells)
 
-    def update(self, record: Record) -> None:
+    def update(self, record: CellRecord) -> None:
         """Show how far a cell is."""
         name, total, done = record.settings.name, record.settings.iterations, record.iteration
         if self._start[0] != name:

@@ -15,20 +15,21 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.flop_counter import FlopCounterMode
 
 from hfcnn import cost
-from hfcnn.experiments.markdown import MISSING, Page, table
+from hfcnn.experiments.markdown import MISSING, Page
 from hfcnn.experiments.paper import CITATION
 from hfcnn.gauss_newton import GaussNewton
 from hfcnn.network import Network
 from hfcnn.objective import Objective
+from hfcnn.report import markdown_table
 from hfcnn.stored_jacobian import StoredJacobian
 
-__all__ = ["Comparison", "Paper", "compare", "page"]
+__all__ = ["Comparison", "Paper", "compare_costs", "page"]
 
 #: The networks and image shapes that are compared, all with ten classes.
 CASES = tuple((name, shape) for name in ("cnn3", "cnn5") for shape in ((28, 28, 1), (32, 32, 3)))
 
 #: What one image costs is the difference between so many and twice as many, over so many.
-N_IMAGES = 16
+SECTION5_IMAGES = 16
 
 ITEMSIZE = 4  # float32
 
@@ -125,7 +126,7 @@ class Part:
     prepare: Callable[[Objective], Any] = lambda objective: objective
 
 
-def compare(network: Network) -> list[Comparison]:
+def compare_costs(network: Network) -> list[Comparison]:
     """Predict and measure each part of the method, for one image.
 
     Parameters
@@ -192,16 +193,16 @@ def _gauss_newton(objective: Objective, theta: torch.Tensor, form: str) -> Gauss
 
 
 def _measure(network: Network, part: Part) -> Comparison:
-    few, many = (_objective(network, n_images) for n_images in (N_IMAGES, 2 * N_IMAGES))
+    few, many = (_objective(network, n_images) for n_images in (SECTION5_IMAGES, 2 * SECTION5_IMAGES))
     kept_few, peak_few = _allocated(part, few)
     kept_many, peak_many = _allocated(part, many)
     return Comparison(
         part.name,
         part.paper,
         part.ours,
-        (_operations(part, many) - _operations(part, few)) / N_IMAGES,
-        (kept_many - kept_few) / N_IMAGES,
-        (peak_many - peak_few) / N_IMAGES,
+        (_operations(part, many) - _operations(part, few)) / SECTION5_IMAGES,
+        (kept_many - kept_few) / SECTION5_IMAGES,
+        (peak_many - peak_few) / SECTION5_IMAGES,
     )
 
 
@@ -250,7 +251,7 @@ def page(output: Path) -> Page:
     from hfcnn.experiments import figures  # matplotlib is an extra
 
     cases = {f"{name}, {'x'.join(map(str, shape))}": Network.preset(name, shape, 10) for name, shape in CASES}
-    comparisons = {heading: compare(network) for heading, network in cases.items()}
+    comparisons = {heading: compare_costs(network) for heading, network in cases.items()}
     figures.draw_costs(comparisons, output / "section5.png")
     parts = [_introduction(), "![Predicted against measured operations and bytes](section5.png)\n"]
     for heading, network in cases.items():
@@ -263,10 +264,10 @@ def _introduction() -> str:
         f"Costs of one image in float32, as Section 5 of {CITATION} predicts them, as `hfcnn.cost` does, and "
         f"as torch {torch.__version__} counts them on a CPU: operations of convolutions and matrix products "
         "by its flop counter (2 a multiply-add), bytes by its allocator, as the difference between "
-        f"{2 * N_IMAGES} and {N_IMAGES} images. Kept is what is held at the end, peak the most at a time; "
-        "both include what a set-up keeps for a product. The paper's predictions for the Jacobian and the "
-        "products are of what is kept, all others of the peak. The paper leaves pooling and bias out, stores "
-        "the Jacobian before pooling, and has no R-operator.\n"
+        f"{2 * SECTION5_IMAGES} and {SECTION5_IMAGES} images. Kept is what is held at the end, peak the "
+        "most at a time; both include what a set-up keeps for a product. The paper's predictions for the "
+        "Jacobian and the products are of what is kept, all others of the peak. The paper leaves pooling and "
+        "bias out, stores the Jacobian before pooling, and has no R-operator.\n"
     )
 
 
@@ -280,7 +281,7 @@ def _formulas(network: Network) -> str:
 def _table(comparisons: list[Comparison]) -> str:
     header = ["Part", "MFLOP, paper", "MFLOP, hfcnn.cost", "MFLOP, counted"]
     header += ["kB, paper", "kB, hfcnn.cost", "kB, kept", "kB, peak"]
-    return table(
+    return markdown_table(
         header,
         [
             [

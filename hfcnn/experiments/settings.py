@@ -12,9 +12,9 @@ from hfcnn.newton import NewtonOptions, NewtonState, newton
 from hfcnn.objective import Objective
 from hfcnn.sgd import SGDOptions, SGDState, sgd
 
-__all__ = ["METHODS", "Settings", "State", "solve", "state_type"]
+__all__ = ["METHODS", "CellSettings", "CellState", "solve", "state_type"]
 
-State: TypeAlias = NewtonState | SGDState
+CellState: TypeAlias = NewtonState | SGDState
 
 #: Algorithm 1; Algorithm 2; Algorithm 2 without momentum and without decay of the learning rate (Sec. 6.2).
 METHODS = ("newton", "sg", "sg-plain")
@@ -25,7 +25,7 @@ PRODUCT_MEMORY = 2 * 2**30
 
 
 @dataclass(frozen=True)
-class Settings:
+class CellSettings:
     """One cell; the defaults are those of Section 6.2.
 
     Attributes
@@ -87,17 +87,19 @@ class Settings:
         return tuple(value for key, value in asdict(self).items() if key != "seed")
 
 
-def state_type(settings: Settings) -> type[NewtonState] | type[SGDState]:
+def state_type(settings: CellSettings) -> type[NewtonState] | type[SGDState]:
     """Type of the states that `solve` yields."""
     return NewtonState if settings.method == "newton" else SGDState
 
 
-def solve(settings: Settings, objective: Objective, theta0: Tensor, state: State | None) -> Iterator[State]:
+def solve(
+    settings: CellSettings, objective: Objective, theta0: Tensor, state: CellState | None
+) -> Iterator[CellState]:
     """Run the cell's method on an objective, yielding its states.
 
     Parameters
     ----------
-    settings : Settings
+    settings : CellSettings
         The cell.
     objective : Objective
         Built alike for every method.

@@ -10,14 +10,13 @@ from hfcnn.experiments.markdown import (
     MISSING,
     Cells,
     Page,
-    Problem,
+    SizedDataset,
     accuracy,
     by_problem,
     images,
-    machine,
+    machine_words,
     pick,
     provenance,
-    table,
 )
 from hfcnn.experiments.paper import TABLE5, title
 from hfcnn.experiments.plan import (
@@ -29,15 +28,16 @@ from hfcnn.experiments.plan import (
     choose_rate,
     evaluate_search,
 )
-from hfcnn.experiments.record import Record
+from hfcnn.experiments.record import CellRecord
 from hfcnn.experiments.runner import Runner
+from hfcnn.report import markdown_table
 
-__all__ = ["page", "run"]
+__all__ = ["page", "run_cells"]
 
 NETWORKS = {"cnn3": "3-layer CNN", "cnn5": "5-layer CNN"}
 
 
-def run(runner: Runner, plan: Plan) -> None:
+def run_cells(runner: Runner, plan: Plan) -> None:
     """Run the cells that are not done yet: of each data set and network, the search and then seed by seed."""
     for dataset, network in plan.problems():
         rate = choose_rate(runner, plan, dataset, network).rate
@@ -45,12 +45,12 @@ def run(runner: Runner, plan: Plan) -> None:
             runner.run([plan.newton(dataset, network, seed), plan.sg(dataset, network, seed, rate)])
 
 
-def page(records: list[Record], output: Path) -> Page | None:
+def page(records: list[CellRecord], output: Path) -> Page | None:
     """Write the table from what there is; None if there is nothing.
 
     Parameters
     ----------
-    records : list of Record
+    records : list of CellRecord
         All cells.
     output : Path
         Folder of the page; for pages with figures.
@@ -73,9 +73,10 @@ def page(records: list[Record], output: Path) -> Page | None:
     header += ["Newton, paper", "Newton, ours", "SG, paper (rate)", "SG, ours (rate)"]
     parts = [
         f"Mean test accuracy in per cent, with C = {C:g} l and {100 * SAMPLING_RATE:g} % of the images in S. "
-        "The paper's numbers are means of five seeds after 100 Newton iterations and 1,000 epochs of SG; how "
-        "many ours are of is said below. A rate with an asterisk is the paper's, not searched for.\n",
-        table(header, rows),
+        "The paper's numbers are means of five seeds after 100 Newton iterations and 1,000 epochs of SG; the "
+        "last table says of how many seeds and iterations ours are. A rate with an asterisk is the paper's, "
+        "not searched for.\n",
+        markdown_table(header, rows),
         _searches(searches),
         *progress,
         "## Where our numbers are from\n",
@@ -84,14 +85,14 @@ def page(records: list[Record], output: Path) -> Page | None:
     return Page("table5", "Table 5: test accuracy", "\n".join(parts))
 
 
-def _problems(records: list[Record]) -> Iterator[tuple[Problem, str, Cells]]:
+def _problems(records: list[CellRecord]) -> Iterator[tuple[SizedDataset, str, Cells]]:
     for problem, cells in by_problem(records).items():
         for network in NETWORKS:
             yield problem, network, cells
 
 
 def _row(
-    problem: Problem, network: str, newton: list[Record], sg: list[Record], choice: RateChoice
+    problem: SizedDataset, network: str, newton: list[CellRecord], sg: list[CellRecord], choice: RateChoice
 ) -> list[str]:
     published = TABLE5.get((problem.dataset, network))
     rate = f"{choice.rate:g}" + ("" if choice.is_searched else "*")
@@ -106,7 +107,7 @@ def _row(
     ]
 
 
-def _progress(problem: Problem, network: str, record: Record) -> str:
+def _progress(problem: SizedDataset, network: str, record: CellRecord) -> str:
     """How a run of Newton went on: ten iterations one by one, then every fifth, and the last."""
     history = record.history
     columns = (history["iteration"], history["seconds"], history["f"], accumulate(history["cg_iterations"]))
@@ -118,11 +119,11 @@ def _progress(problem: Problem, network: str, record: Record) -> str:
     header = ["Iteration", "Minutes", "f", "CG iterations so far", "Test accuracy, %"]
     return (
         f"## {title(problem.dataset)}, {NETWORKS[network]}: Newton by iteration and minute\n\n"
-        f"Seed {record.settings.seed}, {machine(record)}.\n\n{table(header, rows)}"
+        f"Seed {record.settings.seed}, {machine_words(record)}.\n\n{markdown_table(header, rows)}"
     )
 
 
-def _search_row(problem: Problem, network: str, choice: RateChoice) -> list[str]:
+def _search_row(problem: SizedDataset, network: str, choice: RateChoice) -> list[str]:
     assert choice.accuracies is not None
     accuracies = [f"{100 * value:.2f}" for value in choice.accuracies.values()]
     start = [title(problem.dataset), f"{problem.n_train:,}", NETWORKS[network], str(choice.epochs)]
@@ -136,5 +137,5 @@ def _searches(rows: list[list[str]]) -> str:
     return (
         "## SG's choice of its initial learning rate\n\n"
         "Mean accuracy in per cent of a stratified five-fold cross validation on the training images.\n\n"
-        + table([*header, "Chosen", "Seconds"], rows)
+        + markdown_table([*header, "Chosen", "Seconds"], rows)
     )

@@ -8,40 +8,35 @@ from pathlib import Path
 from hfcnn.experiments.markdown import (
     MISSING,
     Page,
-    Problem,
+    SizedDataset,
     accuracy,
     by_problem,
     images,
     pick,
     provenance,
-    table,
 )
-from hfcnn.experiments.paper import TABLE6, title
+from hfcnn.experiments.paper import C_VALUES, LEARNING_RATES, SAMPLING_RATES, TABLE6, title
 from hfcnn.experiments.plan import Plan
-from hfcnn.experiments.record import Record
+from hfcnn.experiments.record import CellRecord
 from hfcnn.experiments.runner import Runner
+from hfcnn.report import markdown_table
 
-__all__ = ["C_VALUES", "LEARNING_RATES", "SAMPLING_RATES", "Grid", "page", "run"]
-
-#: C in units of l; shares of the images in S; initial learning rates of SG.
-C_VALUES = (0.01, 0.1, 1.0)
-SAMPLING_RATES = (0.1, 0.05, 0.01)
-LEARNING_RATES = (0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
+__all__ = ["TABLE6_NETWORK", "Grid", "page", "run_cells"]
 
 #: The network of Section 6.3.
-NETWORK = "cnn3"
+TABLE6_NETWORK = "cnn3"
 
 
 @dataclass(frozen=True)
 class Grid:
     """The cells of one data set, by C and rate, and the paper's accuracies in per cent beside them."""
 
-    problem: Problem
-    newton: dict[tuple[float, float], list[Record]]
-    sg: dict[tuple[float, float], list[Record]]
+    problem: SizedDataset
+    newton: dict[tuple[float, float], list[CellRecord]]
+    sg: dict[tuple[float, float], list[CellRecord]]
 
     @property
-    def records(self) -> list[Record]:
+    def records(self) -> list[CellRecord]:
         """All cells."""
         return [record for runs in (*self.newton.values(), *self.sg.values()) for record in runs]
 
@@ -60,7 +55,7 @@ class Grid:
         }
 
 
-def run(runner: Runner, plan: Plan) -> None:
+def run_cells(runner: Runner, plan: Plan) -> None:
     """Run the cells that are not done yet, a whole grid of each seed after the other."""
     for dataset, network in plan.problems():
         for seed in range(plan.seeds):
@@ -73,12 +68,12 @@ def run(runner: Runner, plan: Plan) -> None:
             runner.run(newton + sg)
 
 
-def page(records: list[Record], output: Path) -> Page | None:
+def page(records: list[CellRecord], output: Path) -> Page | None:
     """Write the tables and draw a plot of each; None if there is nothing beyond what Table 5 has.
 
     Parameters
     ----------
-    records : list of Record
+    records : list of CellRecord
         All cells.
     output : Path
         Folder of the page and its plots.
@@ -90,33 +85,33 @@ def page(records: list[Record], output: Path) -> Page | None:
 
     parts = [
         "Mean test accuracy in per cent of the 3-layer CNN. The paper's numbers are means of five seeds "
-        "after 100 Newton iterations and 1,000 epochs of SG; how many ours are of is said below. A run of "
-        "SG whose objective is not finite has diverged and is at chance.\n"
+        "after 100 Newton iterations and 1,000 epochs of SG; the last table says of how many seeds and "
+        "iterations ours are. A run of SG whose objective is not finite has diverged and is at chance.\n"
     ]
     for grid in grids:
         picture = f"table6-{grid.problem.slug}.png"
         figures.draw_robustness(grid, output / picture)
         parts += [
             f"## {title(grid.problem.dataset)}, {images(grid.problem)} images\n",
-            table(*_newton_table(grid)),
-            table(*_sg_table(grid)),
+            markdown_table(*_newton_table(grid)),
+            markdown_table(*_sg_table(grid)),
             f"![Test accuracy against sampling rate and learning rate]({picture})\n",
         ]
     parts += ["## Where our numbers are from\n", provenance(r for grid in grids for r in grid.records)]
     return Page("table6", "Table 6: sensitivity to parameters", "\n".join(parts))
 
 
-def _grids(records: list[Record]) -> list[Grid]:
+def _grids(records: list[CellRecord]) -> list[Grid]:
     return [
         Grid(
             problem,
             {
-                (C, rate): pick(cells.runs, network=NETWORK, method="newton", C=C, sampling_rate=rate)
+                (C, rate): pick(cells.runs, network=TABLE6_NETWORK, method="newton", C=C, sampling_rate=rate)
                 for C in C_VALUES
                 for rate in SAMPLING_RATES
             },
             {
-                (C, rate): pick(cells.runs, network=NETWORK, method="sg", C=C, learning_rate=rate)
+                (C, rate): pick(cells.runs, network=TABLE6_NETWORK, method="sg", C=C, learning_rate=rate)
                 for C in C_VALUES
                 for rate in LEARNING_RATES
             },
@@ -137,7 +132,7 @@ def _sg_table(grid: Grid) -> tuple[list[str], list[list[str]]]:
 
 def _rows(
     paper: dict[tuple[float, float], float],
-    ours: dict[tuple[float, float], list[Record]],
+    ours: dict[tuple[float, float], list[CellRecord]],
     rates: tuple[float, ...],
 ) -> list[list[str]]:
     rows = []

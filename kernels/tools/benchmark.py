@@ -15,13 +15,23 @@ from typing import Any, TypeAlias
 
 import torch
 
+from hfcnn.benchmark.steps import Step, whole_steps
+from hfcnn.network import Network
+
 from ..launch import PRECISIONS, TARGETS
-from .benchmark_cases import Problem, gate, implementations, outputs, problem, truth
-from .benchmark_whole import Step, whole_steps
-from .report_cases import N_OUTPUTS, Case, cases
+from .benchmark_cases import OpArguments, draw_arguments, gate, implementations, judged_outputs, truth
+from .report_cases import IMAGES, N_OUTPUTS, KernelCase, cases
 from .roofline import GPUS, Gpu, find_gpu, roofline
 
-__all__ = ["IMPLEMENTATIONS", "Measurement", "Settings", "measure", "peaks", "settings_here", "time_call"]
+__all__ = [
+    "IMPLEMENTATIONS",
+    "Measurement",
+    "BenchmarkSettings",
+    "measure",
+    "peaks",
+    "settings_here",
+    "time_call",
+]
 
 #: Runs an implementation once and compares it: the largest relative difference, and whether it passes.
 Judge: TypeAlias = Callable[[str, Callable[[], Any]], tuple[float, bool]]
@@ -31,7 +41,7 @@ IMPLEMENTATIONS = ("triton", "torch", "func", "compiled")
 
 
 @dataclass(frozen=True)
-class Settings:
+class BenchmarkSettings:
     """What to measure, and on what.
 
     Attributes
@@ -103,8 +113,8 @@ def settings_here(
     n_images: int | None = None,
     precision: str = "tf32",
     compiles: bool | None = None,
-) -> Settings:
-    """Settings for this machine: all shapes on a GPU, a small sample on a CPU; what is given is taken.
+) -> BenchmarkSettings:
+    """Choose settings for this machine: all shapes on a GPU, a small sample on a CPU; what is given is taken.
 
     Raises
     ------
@@ -118,7 +128,7 @@ def settings_here(
     every = tuple(dict.fromkeys(case.op for case in cases()))
     chosen = networks or (("cnn3", "cnn5") if has_gpu else ("cnn3",))
     cases(chosen, ops=ops or every)  # names that are unknown end here
-    return Settings(
+    return BenchmarkSettings(
         networks=chosen,
         ops=ops or every,
         images=("MNIST", "CIFAR10") if has_gpu else ("MNIST",),
@@ -171,12 +181,12 @@ def time_call(call: Callable[[], Any], device: torch.device, seconds: float) -> 
     return statistics.median(times)
 
 
-def measure(settings: Settings, *, whole: bool = True) -> Iterator[Measurement]:
+def measure(settings: BenchmarkSettings, *, whole: bool = True) -> Iterator[Measurement]:
     """Measure each op at each shape, then whole products and Newton iterations.
 
     Parameters
     ----------
-    settings : Settings
+    settings : BenchmarkSettings
     whole : bool, default=True
         Whether to go on to products and iterations.
 
@@ -189,12 +199,17 @@ def measure(settings: Settings, *, whole: bool = True) -> Iterator[Measurement]:
             yield _measure_op(case, settings)
     if whole:
         for name in settings.networks:
-            for step in whole_steps(name, settings.images[-1], settings):
+            network = Network.preset(name, IMAGES[settings.images[-1]], N_OUTPUTS)
+            kernels = None if settings.kernels is None else settings.precision
+            steps = whole_steps(
+                network, settings.n_images, settings.device, kernels=kernels, compiles=settings.compiles
+            )
+            for step in steps:
                 blank = Measurement(step.name, f"{name} {settings.images[-1]}", 0.0, 0.0, 0.0)
                 yield _time_all(blank, step.calls, settings, _judge_step(step, settings))
 
 
-def _measure_op(case: Case, settings: Settings) -> Measurement:
+def _measure_op(case: KernelCase, settings: BenchmarkSettings) -> Measurement:
     # counts do not depend on the target
     n_images = case.n_images if case.layer is None else settings.n_images
     case = replace(case, n_images=n_images, precision=settings.precision, target=next(iter(TARGETS)))
@@ -202,7 +217,7 @@ def _measure_op(case: Case, settings: Settings) -> Measurement:
     flops = sum(launch.flops for launch in planned)
     n_bytes = sum(launch.bytes_read + launch.bytes_written for launch in planned)
     bound = roofline(settings.gpu, flops, n_bytes, settings.precision).seconds
-    one = problem(
+    one = draw_arguments(
         case.op,
         case.layer,
         n_images,
@@ -217,7 +232,7 @@ def _measure_op(case: Case, settings: Settings) -> Measurement:
 
 
 def _time_all(
-    blank: Measurement, calls: dict[str, Callable[[], Any]], settings: Settings, judge: Judge | None
+    blank: Measurement, calls: dict[str, Callable[[], Any]], settings: BenchmarkSettings, judge: Judge | None
 ) -> Measurement:
     """Gate, then time, each implementation; one that raises is noted, not fatal."""
     result = replace(blank, seconds={}, errors={}, notes={})
@@ -234,16 +249,16 @@ def _time_all(
     return result
 
 
-def _judge_op(one: Problem, settings: Settings) -> Judge:
+def _judge_op(one: OpArguments, settings: BenchmarkSettings) -> Judge:
     def judge(_: str, call: Callable[[], Any]) -> tuple[float, bool]:
         # the truth starts from the arguments as they are before the call, which may change them
         expected = truth(one)
-        return gate(expected, outputs(one, call()), _gate_precision(settings))
+        return gate(expected, judged_outputs(one, call()), _gate_precision(settings))
 
     return judge
 
 
-def _judge_step(step: Step, settings: Settings) -> Judge | None:
+def _judge_step(step: Step, settings: BenchmarkSettings) -> Judge | None:
     expected = step.expected
     if expected is None:
         return None
@@ -256,6 +271,6 @@ def _judge_step(step: Step, settings: Settings) -> Judge | None:
     return judge
 
 
-def _gate_precision(settings: Settings) -> str:
+def _gate_precision(settings: BenchmarkSettings) -> str:
     """Precision to hold results to. On a GPU torch's is the kernels': cuDNN takes tf32 unless told not to."""
     return settings.precision if settings.device.type == "cuda" else "ieee"

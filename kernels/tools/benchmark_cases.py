@@ -16,7 +16,7 @@ from torch.func import jvp, vjp, vmap
 if TYPE_CHECKING:
     from hfcnn.network import ConvLayer
 
-__all__ = ["Problem", "gate", "implementations", "problem", "truth"]
+__all__ = ["OpArguments", "draw_arguments", "gate", "implementations", "judged_outputs", "truth"]
 
 Call: TypeAlias = Callable[[], Any]
 
@@ -26,7 +26,7 @@ TOLERANCES = {"ieee": (2e-5, 2e-6), "tf32x3": (2e-5, 2e-6), "tf32": (1e-2, 2e-3)
 
 
 @dataclass(frozen=True)
-class Problem:
+class OpArguments:
     """An op's arguments by name, in float32 on a device; `code` is the selection as the kernels take it."""
 
     op: str
@@ -35,7 +35,7 @@ class Problem:
     code: Tensor | None
 
 
-def problem(
+def draw_arguments(
     op: str,
     layer: ConvLayer | None,
     n_images: int,
@@ -44,7 +44,7 @@ def problem(
     is_first: bool = False,
     n_outputs: int = 1,
     seed: int = 0,
-) -> Problem:
+) -> OpArguments:
     """Draw an op's arguments; `n_images` is the length of the vectors of `cg_update`."""
     from hfcnn import ops
 
@@ -57,7 +57,7 @@ def problem(
         # a direction much longer than the residual: repeated steps, each from the last, stay finite
         r, p = draw(n_images), draw(n_images, scale=1e4)
         values: dict[str, Any] = {"x": draw(n_images), "r": r, "p": p, "Ap": p + draw(n_images), "rr": r @ r}
-        return Problem(op, None, values, None)
+        return OpArguments(op, None, values, None)
     spread = math.sqrt(2 / layer.fan_in)
     many = n_outputs > 1
     cotangents = (n_images, n_outputs, *layer.output_shape) if many else (n_images, *layer.output_shape)
@@ -78,15 +78,17 @@ def problem(
         "selection": selection,
         "layer": layer,
     }
-    return Problem(op, layer, values, code)
+    return OpArguments(op, layer, values, code)
 
 
-def implementations(case: Problem, kernels: Any | None, precision: str, compiles: bool) -> dict[str, Call]:
+def implementations(
+    case: OpArguments, kernels: Any | None, precision: str, compiles: bool
+) -> dict[str, Call]:
     """Each implementation of the problem's op as a function without arguments.
 
     Parameters
     ----------
-    case : Problem
+    case : OpArguments
     kernels : module or None
         `hfcnn.kernels`, where there is a GPU.
     precision : str
@@ -119,17 +121,19 @@ def implementations(case: Problem, kernels: Any | None, precision: str, compiles
     return found
 
 
-def truth(case: Problem) -> tuple[Tensor, ...]:
+def truth(case: OpArguments) -> tuple[Tensor, ...]:
     """Outputs of the op in float64 by `hfcnn.ops`."""
     from hfcnn import ops
 
     values = {
         name: value.double() if isinstance(value, Tensor) else value for name, value in case.values.items()
     }
-    return outputs(case, getattr(ops, case.op)(*_arguments(case, values, case.code)), values)
+    return judged_outputs(case, getattr(ops, case.op)(*_arguments(case, values, case.code)), values)
 
 
-def outputs(case: Problem, result: Any, values: Mapping[str, Any] | None = None) -> tuple[Tensor, ...]:
+def judged_outputs(
+    case: OpArguments, result: Any, values: Mapping[str, Any] | None = None
+) -> tuple[Tensor, ...]:
     """Tensors that an op is judged by.
 
     Of `conv_forward`, beside its output, what its selection picks from the layer in float64: near ties may
@@ -143,7 +147,7 @@ def outputs(case: Problem, result: Any, values: Mapping[str, Any] | None = None)
     return result if isinstance(result, tuple) else (result,)
 
 
-def _picked(case: Problem, selection: Any) -> Tensor:
+def _picked(case: OpArguments, selection: Any) -> Tensor:
     from hfcnn import ops
 
     assert case.layer is not None
@@ -169,7 +173,7 @@ def gate(expected: tuple[Tensor, ...], actual: tuple[Tensor, ...], precision: st
     return worst, passes
 
 
-def _arguments(case: Problem, values: Mapping[str, Any], selection: Any) -> list[Any]:
+def _arguments(case: OpArguments, values: Mapping[str, Any], selection: Any) -> list[Any]:
     """Arguments in the order of the op's signature."""
     from hfcnn import ops
 
@@ -177,7 +181,7 @@ def _arguments(case: Problem, values: Mapping[str, Any], selection: Any) -> list
     return [selection if name == "selection" else values[name] for name in names]
 
 
-def _transform(case: Problem) -> Call | None:
+def _transform(case: OpArguments) -> Call | None:
     """Write the op as a torch user would: torch.func on conv2d, relu and max_pool2d."""
     layer, x = case.layer, case.values
     if layer is None:

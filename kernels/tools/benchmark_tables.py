@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,25 +11,27 @@ from typing import TYPE_CHECKING, Any
 import torch
 import triton
 
-from .benchmark import IMPLEMENTATIONS, Measurement, Settings
+from hfcnn.report import describe_device, processor, terminal_table
+
+from .benchmark import IMPLEMENTATIONS, BenchmarkSettings, Measurement
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["as_json", "device_name", "note", "plot", "table"]
+__all__ = ["benchmark_json", "device_name", "measurements_table", "note", "plot"]
 
 #: Colours of the plot, distinct for the colour-blind (Okabe and Ito).
 COLORS = {"triton": "#0072B2", "torch": "#E69F00", "func": "#009E73", "compiled": "#CC79A7"}
 
 
-def device_name(settings: Settings) -> str:
+def device_name(settings: BenchmarkSettings) -> str:
     """Name of the GPU, or of the CPU's kind."""
     if settings.device.type == "cuda":
-        return torch.cuda.get_device_name(settings.device)
-    return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
+        return describe_device(settings.device)
+    return f"CPU ({processor()}, {torch.get_num_threads()} threads)"
 
 
-def note(settings: Settings) -> str:
+def note(settings: BenchmarkSettings) -> str:
     """Say what was measured, and what was not."""
     if settings.device.type == "cuda":
         return f"Measured on {device_name(settings)}; roofline of {settings.gpu.name}."
@@ -40,23 +41,15 @@ def note(settings: Settings) -> str:
     )
 
 
-def table(measurements: Sequence[Measurement], settings: Settings) -> Table:
+def measurements_table(measurements: Sequence[Measurement], settings: BenchmarkSettings) -> Table:
     """Build a rich table, best implementation in bold."""
-    from rich.table import Table
-
-    result = Table(title=f"{settings.n_images} images, {settings.precision}", header_style="bold")
-    for name in ("what", "layer"):
-        result.add_column(name)
-    for name in ("MFLOP", "MB", "roofline us", *(f"{name} us" for name in IMPLEMENTATIONS)):
-        result.add_column(name, justify="right")
-    for name in ("best", "TFLOP/s", "GB/s", "% of roofline", "error"):
-        result.add_column(name, justify="right")
-    for one in measurements:
-        result.add_row(*_cells(one))
-    return result
+    header = ["what", "layer", "MFLOP", "MB", "roofline us", *(f"{name} us" for name in IMPLEMENTATIONS)]
+    header += ["best", "TFLOP/s", "GB/s", "% of roofline", "error"]
+    title = f"{settings.n_images} images, {settings.precision}"
+    return terminal_table(title, header, map(_cells, measurements), left=("what", "layer"))
 
 
-def as_json(measurements: Sequence[Measurement], settings: Settings) -> str:
+def benchmark_json(measurements: Sequence[Measurement], settings: BenchmarkSettings) -> str:
     """All figures and what they were measured with, as JSON."""
     about = {
         "device": device_name(settings),
@@ -71,7 +64,7 @@ def as_json(measurements: Sequence[Measurement], settings: Settings) -> str:
     return json.dumps({**about, "measurements": [asdict(one) for one in measurements]}, indent=1)
 
 
-def plot(measurements: Sequence[Measurement], settings: Settings, path: Path) -> None:
+def plot(measurements: Sequence[Measurement], settings: BenchmarkSettings, path: Path) -> None:
     """Draw achieved operations a second over operations a byte, below the device's roof."""
     from matplotlib.figure import Figure
 

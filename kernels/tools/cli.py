@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -10,9 +11,13 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from hfcnn.commands import Commands
+from hfcnn.report import terminal, terminal_table
+
 __all__ = ["app"]
 
 app = typer.Typer(
+    cls=Commands,
     name="kernels",
     help="Compile, time and tune the Triton kernels.",
     no_args_is_help=True,
@@ -20,13 +25,18 @@ app = typer.Typer(
 )
 
 #: Width of tables where the output is no terminal.
-WIDTH = 200
+REPORT_WIDTH = 200
 
 Names = list[str] | None
 
 
-def _console() -> Console:
-    return Console() if sys.stdout.isatty() else Console(width=WIDTH)
+@contextmanager
+def _bad_parameters() -> Iterator[None]:
+    """Turn the error of an unknown name into one of the command's usage."""
+    try:
+        yield
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 @app.command()
@@ -34,12 +44,12 @@ def report(
     target: Annotated[Names, typer.Option(help="sm_80, sm_90, sm_100 or gfx942; all by default.")] = None,
     network: Annotated[Names, typer.Option(help="cnn3 or cnn5; both by default.")] = None,
     op: Annotated[Names, typer.Option(help="An operation, such as conv_jvp; all by default.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="A sample: minutes instead of an hour.")] = False,
-    summary: Annotated[bool, typer.Option("--summary", help="Print the worst of each kernel only.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A sample: a minute instead of an hour.")] = False,
+    summary: Annotated[bool, typer.Option("--summary", help="Print the last table only.")] = False,
     json: Annotated[Path | None, typer.Option(help="Write all figures here as JSON.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write the tables here.")] = None,
-    cache: Annotated[Path | None, typer.Option(help="Folder of compiled results.")] = None,
-    jobs: Annotated[int | None, typer.Option(help="Processes; one a core by default.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder of what was compiled before.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Processes; one for each core by default.")] = None,
 ) -> None:
     """Compile every kernel at every shape of the presets for real GPUs; no GPU is needed.
 
@@ -47,15 +57,13 @@ def report(
     target has, does not compile, or has a tf32 dot that does not reach the matrix units.
     """
     from . import report_tables
-    from .compile_report import report as compile_all
+    from .compile_report import compile_cases
     from .report_cases import cases, quick_cases
 
-    console = _console()
-    try:
+    console = terminal(REPORT_WIDTH)
+    with _bad_parameters():
         chosen = {"networks": network, "targets": target, "ops": op}
         selected = cases(**{name: tuple(value) for name, value in chosen.items() if value})
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
     if quick:
         sample = set(quick_cases())
         selected = [case for case in selected if case in sample]
@@ -63,19 +71,19 @@ def report(
         raise typer.BadParameter("the quick sample holds nothing of what was chosen")
     with _progress(console) as progress:
         task = progress.add_task("compiling", total=None)
-        rows = compile_all(
+        rows = compile_cases(
             selected,
             cache=cache,
             jobs=jobs,
             on_progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
     for name in () if summary else dict.fromkeys(row.case.target for row in rows):
-        console.print(report_tables.table([row for row in rows if row.case.target == name], name))
+        console.print(report_tables.launches_table([row for row in rows if row.case.target == name], name))
     console.print(report_tables.summary_table(rows))
     if json:
-        json.write_text(report_tables.as_json(rows))
+        json.write_text(report_tables.report_json(rows))
     if markdown:
-        markdown.write_text(report_tables.as_markdown(rows))
+        markdown.write_text(report_tables.report_markdown(rows))
     failed = [row for row in rows if row.faults]
     for row in failed:
         text = f"{row.case.target}, {row.case.op}, {row.kernel}, {', '.join(row.case.where)}: "
@@ -95,7 +103,7 @@ def _progress(console: Console) -> Progress:
 def benchmark(
     network: Annotated[Names, typer.Option(help="cnn3 or cnn5.")] = None,
     op: Annotated[Names, typer.Option(help="An operation, such as conv_jvp; all by default.")] = None,
-    images: Annotated[int | None, typer.Option(help="Images a call.")] = None,
+    images: Annotated[int | None, typer.Option(help="Number of images in each call.")] = None,
     precision: Annotated[str, typer.Option(help="tf32, tf32x3 or ieee.")] = "tf32",
     compile: Annotated[bool | None, typer.Option(help="Time torch.compile; on a GPU.")] = None,
     whole: Annotated[bool, typer.Option(help="Time whole products and Newton iterations too.")] = True,
@@ -110,26 +118,24 @@ def benchmark(
     from . import benchmark_tables as tables
     from .benchmark import measure, settings_here
 
-    console = _console()
-    try:
+    console = terminal(REPORT_WIDTH)
+    with _bad_parameters():
         settings = settings_here(
             networks=network, ops=op, n_images=images, precision=precision, compiles=compile
         )
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
     measurements = []
     with _progress(console) as progress:
         task = progress.add_task("measuring", total=None)
         for one in measure(settings, whole=whole):
             measurements.append(one)
             progress.advance(task)
-    console.print(tables.table(measurements, settings))
+    console.print(tables.measurements_table(measurements, settings))
     for one in measurements:
         for name, text in one.notes.items():
             console.print(f"{one.what}, {one.layer}, {name}: {text}", style="yellow", markup=False)
     console.print(tables.note(settings))
     if json:
-        json.write_text(tables.as_json(measurements, settings))
+        json.write_text(tables.benchmark_json(measurements, settings))
     if plot:
         tables.plot(measurements, settings, plot)
     if any("triton" in one.notes or "torch" in one.notes for one in measurements):
@@ -140,7 +146,7 @@ def benchmark(
 def tune(
     network: Annotated[Names, typer.Option(help="cnn3 or cnn5; both by default.")] = None,
     op: Annotated[Names, typer.Option(help="An operation, such as conv_jvp; all by default.")] = None,
-    images: Annotated[int | None, typer.Option(help="Images a call.")] = None,
+    images: Annotated[int | None, typer.Option(help="Number of images in each call.")] = None,
     precision: Annotated[str, typer.Option(help="tf32, tf32x3 or ieee.")] = "tf32",
 ) -> None:
     """Time candidate tiles on this machine's GPU and print the rows of the tile table that win.
@@ -148,37 +154,33 @@ def tune(
     Nothing is written. Each shape takes minutes, most of them to compile; --op and --network narrow it.
     """
     import torch
-    from rich.table import Table
 
-    console = _console()
     if not torch.cuda.is_available():
-        console.print(
-            "hfcnn kernels tune measures, so it needs a GPU, and torch sees none here.", style="red"
-        )
-        raise typer.Exit(1)
+        raise ValueError("hfcnn kernels tune measures, so it needs a GPU, and torch sees none here")
     from ..launch import current_target
     from ..tiles import _generation
     from .benchmark import settings_here
-    from .tune import KINDS, best_rows
+    from .tune import TILE_KINDS, best_rows
     from .tune import tune as try_tiles
 
-    try:
+    with _bad_parameters():
         settings = settings_here(networks=network, ops=op, n_images=images, precision=precision)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
+    console = terminal(REPORT_WIDTH)
     trials = []
     with _progress(console) as progress:
         task = progress.add_task("measuring tiles", total=None)
-        for trial in try_tiles(settings, op or tuple(KINDS)):
+        for trial in try_tiles(settings, op or tuple(TILE_KINDS)):
             trials.append(trial)
             progress.advance(task)
-    table = Table("op", "layer", "current tile", "us", "best tile", "us", title="Tiles")
+    lines = []
     for case in dict.fromkeys(trial.case for trial in trials):
         own = [trial for trial in trials if trial.case == case]
         now, best = next(t for t in own if t.is_current), min(own, key=lambda trial: trial.seconds)
         times = [f"{1e6 * trial.seconds:,.1f}" for trial in (now, best)]
-        table.add_row(case.op, case.where[0], str(now.tile), times[0], str(best.tile), times[1])
-    console.print(table)
+        lines.append([case.op, case.where[0], str(now.tile), times[0], str(best.tile), times[1]])
+    header = ("op", "layer", "current tile", "us", "best tile", "us")
+    words = ("op", "layer", "current tile", "best tile")
+    console.print(terminal_table("Tiles", header, lines, left=words))
     generation = _generation(current_target(torch.empty(0, device=settings.device)))
     for row in best_rows(trials, generation, precision):
         console.print(row, markup=False)
@@ -196,13 +198,11 @@ def traffic(
 
     if images not in IMAGES:
         raise typer.BadParameter(f"images must be one of {', '.join(IMAGES)}; got {images!r}")
-    try:
+    with _bad_parameters():
         selected = cases((network,), ("sm_90",), images=(images,))
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
     lines = report_tables.traffic_lines(
         case for case in selected if case.precision == "tf32" or case.op == "conv_value"
     )
-    _console().print(report_tables.traffic_table(lines, f"{network}, {images}"))
+    terminal(REPORT_WIDTH).print(report_tables.traffic_table(lines, f"{network}, {images}"))
     if markdown:
         markdown.write_text(report_tables.traffic_markdown(lines))

@@ -26,10 +26,10 @@ import triton
 
 from ..launch import TARGETS, Launch
 from .machine_code import MachineCode, compile_launch, compiler_environment
-from .report_cases import Case
+from .report_cases import KernelCase
 from .roofline import Resources, gpu_of_arch, occupancy, roofline
 
-__all__ = ["MAX_SPILL", "Row", "default_cache", "faults", "report", "source_hash"]
+__all__ = ["MAX_SPILL", "CompiledLaunch", "default_cache", "compile_cases", "faults", "source_hash"]
 
 #: Bytes of stack a thread above which a kernel fails. A few words outside the loop cost nothing; the least
 #: spill in a hot loop that was seen is 96.
@@ -39,12 +39,12 @@ CACHE_FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Row:
+class CompiledLaunch:
     """One launch of a case, compiled.
 
     Attributes
     ----------
-    case : Case
+    case : KernelCase
     kernel : str
         Name of the kernel.
     programs : int
@@ -65,7 +65,7 @@ class Row:
         What fails it; empty if nothing.
     """
 
-    case: Case
+    case: KernelCase
     kernel: str
     programs: int
     num_warps: int
@@ -101,18 +101,18 @@ def faults(target: str, code: MachineCode) -> tuple[str, ...]:
     return tuple(found)
 
 
-def report(
-    selected: Iterable[Case],
+def compile_cases(
+    selected: Iterable[KernelCase],
     *,
     cache: Path | None = None,
     jobs: int | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[Row]:
+) -> list[CompiledLaunch]:
     """Compile the cases' launches, each specialisation once, in parallel processes.
 
     Parameters
     ----------
-    selected : iterable of Case
+    selected : iterable of KernelCase
         What to compile.
     cache : Path or None
         Folder of results; None is `default_cache()`.
@@ -123,7 +123,7 @@ def report(
 
     Returns
     -------
-    list of Row
+    list of CompiledLaunch
         A row a launch, in the cases' order.
     """
     folder = cache or default_cache()
@@ -143,12 +143,12 @@ def report(
     return [_row(case, launch, results[key]) for key, (case, _, launch) in zip(keys, planned, strict=True)]
 
 
-def _row(case: Case, launch: Launch, code: MachineCode) -> Row:
+def _row(case: KernelCase, launch: Launch, code: MachineCode) -> CompiledLaunch:
     gpu = gpu_of_arch(case.target)
     precision = next(iter(code.dots), case.precision)
     n_bytes = launch.bytes_read + launch.bytes_written
     roof = roofline(gpu, launch.flops, n_bytes, precision)
-    return Row(
+    return CompiledLaunch(
         case=case,
         kernel=launch.kernel.__name__.strip("_").removesuffix("_kernel"),
         programs=math.prod(launch.grid),
@@ -165,7 +165,7 @@ def _row(case: Case, launch: Launch, code: MachineCode) -> Row:
     )
 
 
-def _compile_all(missing: dict[str, tuple[Case, int]], jobs: int) -> Iterator[tuple[str, MachineCode]]:
+def _compile_all(missing: dict[str, tuple[KernelCase, int]], jobs: int) -> Iterator[tuple[str, MachineCode]]:
     """Compile in `jobs` processes; a specialisation that kills its process is tried alone, then given up."""
     left = dict(missing)
     with compiler_environment():
@@ -184,7 +184,7 @@ def _compile_all(missing: dict[str, tuple[Case, int]], jobs: int) -> Iterator[tu
                     yield key, MachineCode(error="the compiler ended its process")
 
 
-def _compile_batch(batch: dict[str, tuple[Case, int]], jobs: int) -> Iterator[tuple[str, MachineCode]]:
+def _compile_batch(batch: dict[str, tuple[KernelCase, int]], jobs: int) -> Iterator[tuple[str, MachineCode]]:
     pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))
     try:
         futures = {pool.submit(_compile_one, *job): key for key, job in batch.items()}
@@ -195,7 +195,7 @@ def _compile_batch(batch: dict[str, tuple[Case, int]], jobs: int) -> Iterator[tu
         pool.shutdown(cancel_futures=True)
 
 
-def _compile_one(case: Case, index: int) -> MachineCode:
+def _compile_one(case: KernelCase, index: int) -> MachineCode:
     return compile_launch(case.launches()[index], TARGETS[case.target])
 
 

@@ -6,33 +6,24 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, cast
 
-from ..launch import TARGETS, Launch, launches
+from ..launch import OPS, TARGETS, Launch, launches
 
 if TYPE_CHECKING:
     from hfcnn.network import ConvLayer
 
-__all__ = ["IMAGES", "Case", "cases", "quick_cases"]
+__all__ = ["IMAGES", "KernelCase", "cases", "quick_cases"]
 
 #: Data sets by the shape of an image: MNIST's, and that of CIFAR10 and SVHN.
 IMAGES = {"MNIST": (28, 28, 1), "CIFAR10": (32, 32, 3)}
 N_OUTPUTS = 10
 #: Images a launch. It changes the counts in proportion and no machine code.
-N_IMAGES = 1024
-#: Precisions in which `fit` uses an op by default: tf32 in products, tf32x3 in the objective and gradient.
-USES = {
-    "conv_forward": ("tf32", "tf32x3"),
-    "conv_value": ("tf32x3",),
-    "conv_jvp": ("tf32",),
-    "conv_vjp_input": ("tf32", "tf32x3"),
-    "conv_vjp_weight": ("tf32", "tf32x3"),
-    "jacobian_jvp": ("tf32",),
-    "jacobian_vjp": ("tf32",),
-    "cg_update": ("tf32",),
-}
+IMAGES_PER_LAUNCH = 1024
+#: Ops that are reported, and the precisions in which a fit uses them by default.
+USES = {name: op.precisions for name, op in OPS.items() if op.precisions}
 
 
 @dataclass(frozen=True)
-class Case:
+class KernelCase:
     """An op at a shape, for a target.
 
     Attributes
@@ -46,13 +37,14 @@ class Case:
     target : str
         One of `hfcnn.kernels.launch.TARGETS`.
     precision : str
-        Arithmetic asked for; a target may not have it (see `Row.precision`).
+        Arithmetic asked for; a target may not have it (see `CompiledLaunch.precision`).
     n_outputs : int
         Cotangents an image.
     is_first : bool
         Whether the layer is the network's first.
     where : tuple of str
-        Networks and layers that have this shape, such as "cnn3 MNIST 2"; of no account in comparisons.
+        Networks and layers that have this shape, such as "cnn3 MNIST 2". Cases that differ in nothing else
+        are equal.
     """
 
     op: str
@@ -82,7 +74,7 @@ def cases(
     targets: Sequence[str] = tuple(TARGETS),
     ops: Sequence[str] = tuple(USES),
     images: Sequence[str] = tuple(IMAGES),
-) -> list[Case]:
+) -> list[KernelCase]:
     """List every op at every shape of the networks; shapes that networks share come once.
 
     Raises
@@ -100,7 +92,7 @@ def cases(
         for name in asked:
             if name not in known:
                 raise ValueError(f"{what} must be one of {', '.join(known)}; got {name!r}")
-    found: dict[Case, list[str]] = {}
+    found: dict[KernelCase, list[str]] = {}
     for target in targets:
         for op in ops:
             for case, where in _shapes(op, networks, images):
@@ -108,7 +100,7 @@ def cases(
     return [replace(case, where=tuple(where)) for case, where in found.items()]
 
 
-def _shapes(op: str, networks: Sequence[str], images: Sequence[str]) -> Iterator[tuple[Case, str]]:
+def _shapes(op: str, networks: Sequence[str], images: Sequence[str]) -> Iterator[tuple[KernelCase, str]]:
     from hfcnn.network import Network
 
     for precision in USES[op]:
@@ -116,17 +108,14 @@ def _shapes(op: str, networks: Sequence[str], images: Sequence[str]) -> Iterator
             for data in images:
                 network = Network.preset(name, IMAGES[data], N_OUTPUTS)
                 if op == "cg_update":
-                    yield Case(op, None, network.n_parameters, "", precision), f"{name} {data}"
+                    yield KernelCase(op, None, network.n_parameters, "", precision), f"{name} {data}"
                     continue
                 for number, layer in enumerate(network.layers, start=1):
                     if layer.positions == 1 or (op == "conv_vjp_input" and number == 1):
                         continue
                     where, conv = f"{name} {data} {number}", cast("ConvLayer", layer)
                     for k in _cotangents(op, precision):
-                        yield (
-                            Case(op, conv, N_IMAGES, "", precision, k, number == 1),
-                            where,
-                        )
+                        yield KernelCase(op, conv, IMAGES_PER_LAUNCH, "", precision, k, number == 1), where
 
 
 def _cotangents(op: str, precision: str) -> tuple[int, ...]:
@@ -136,7 +125,7 @@ def _cotangents(op: str, precision: str) -> tuple[int, ...]:
     return (1, N_OUTPUTS) if op == "conv_vjp_input" and precision == "tf32" else (1,)
 
 
-def quick_cases(targets: Sequence[str] = tuple(TARGETS)) -> list[Case]:
+def quick_cases(targets: Sequence[str] = tuple(TARGETS)) -> list[KernelCase]:
     """List a sample: every op at the middle layer of cnn3 on MNIST for sm_90, two ops for other targets."""
     sample = []
     for case in cases(("cnn3",), targets, images=("MNIST",)):

@@ -5,31 +5,35 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import triton
 
-from .compile_report import MAX_SPILL, Row
-from .report_cases import N_IMAGES, Case
+from hfcnn.report import markdown_table, terminal_table
+
+from .compile_report import MAX_SPILL, CompiledLaunch
+from .report_cases import IMAGES_PER_LAUNCH, KernelCase
 from .roofline import gpu_of_arch
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 __all__ = [
-    "as_json",
-    "as_markdown",
+    "launches_table",
+    "report_json",
+    "report_markdown",
     "summary_table",
-    "table",
     "traffic_lines",
     "traffic_markdown",
     "traffic_table",
 ]
 
-COLUMNS = (
+REPORT_COLUMNS = (
     "layer", "op", "kernel", "precision", "warps", "registers", "spilled B", "shared KiB", "occupancy %",
     "matrix instructions", "MFLOP", "MB", "unfused MB", "roofline us", "bound", "verdict",
 )  # fmt: skip
+#: Columns of words, not figures.
+WORDS = ("target", "layer", "op", "kernel", "kernels", "bound", "verdict")
 TRAFFIC_COLUMNS = ("layer", "op", "MFLOP", "kB read", "kB written", "kB unfused", "ratio")
 SUMMARY_COLUMNS = (
     "target", "kernels", "precision", "registers", "spilled B", "shared KiB", "occupancy %",
@@ -37,47 +41,47 @@ SUMMARY_COLUMNS = (
 )  # fmt: skip
 
 
-def table(rows: Iterable[Row], title: str) -> Table:
+def launches_table(rows: Iterable[CompiledLaunch], title: str) -> Table:
     """Build a rich table of one target's rows."""
-    return _rich(title, COLUMNS, [_cells(row) for row in rows], left=("layer", "op", "kernel"))
+    return terminal_table(title, REPORT_COLUMNS, [_cells(row) for row in rows], left=WORDS)
 
 
-def summary_table(rows: Sequence[Row]) -> Table:
+def summary_table(rows: Sequence[CompiledLaunch]) -> Table:
     """Build a rich table with the worst of each kernel on each target."""
-    return _rich("Worst of each kernel", SUMMARY_COLUMNS, _summary(rows), left=("target", "kernels"))
+    return terminal_table("Worst of each kernel", SUMMARY_COLUMNS, _summary(rows), left=WORDS)
 
 
-def as_markdown(rows: Sequence[Row]) -> str:
+def report_markdown(rows: Sequence[CompiledLaunch]) -> str:
     """Worst of each kernel, what failed, and every shape with a column a target, as Markdown."""
     targets = list(dict.fromkeys(row.case.target for row in rows))
-    shapes: dict[tuple[Case, str], dict[str, Row]] = {}
+    shapes: dict[tuple[KernelCase, str], dict[str, CompiledLaunch]] = {}
     for row in rows:
         shapes.setdefault((replace(row.case, target=""), row.kernel), {})[row.case.target] = row
     failed = [[row.case.target, *_cells(row)] for row in rows if row.faults]
     parts = [
         "# Compile report",
-        f"Written by `hfcnn kernels report --markdown`, Triton {triton.__version__}; {N_IMAGES:,} images a "
-        "launch. No GPU took part: roofline times are bounds from published peaks, not measurements. A "
-        f"kernel fails if it spills more than {MAX_SPILL} bytes a thread, needs more shared memory than the "
-        "target has, does not compile, or has a tf32 dot without matrix instructions.",
+        f"Written by `hfcnn kernels report --markdown`, Triton {triton.__version__}; {IMAGES_PER_LAUNCH:,} "
+        "images per launch. No GPU took part: roofline times are bounds from published peaks, not "
+        f"measurements. A kernel fails if it spills more than {MAX_SPILL} bytes a thread, needs more shared "
+        "memory than the target has, does not compile, or has a tf32 dot without matrix instructions.",
         "## Worst of each kernel",
-        _markdown(SUMMARY_COLUMNS, _summary(rows)),
+        markdown_table(SUMMARY_COLUMNS, _summary(rows)).rstrip(),
         "## Failed",
-        _markdown(("target", *COLUMNS), failed) if failed else "None.",
+        markdown_table(("target", *REPORT_COLUMNS), failed).rstrip() if failed else "None.",
         "## Every shape",
         "A target's cell: registers a thread, bytes spilled, shared memory, occupancy, matrix instructions, "
         "roofline time on "
         + ", ".join(f"{gpu_of_arch(target).name} ({target})" for target in targets)
         + ". MB is what the kernel reads and writes; unfused MB what torch's version of the whole op does.",
-        _markdown(
+        markdown_table(
             ("layer", "op", "kernel", "MFLOP", "MB", "unfused MB", *targets),
             [_shape_line(found, targets) for found in shapes.values()],
-        ),
+        ).rstrip(),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def traffic_lines(selected: Iterable[Case]) -> list[list[str]]:
+def traffic_lines(selected: Iterable[KernelCase]) -> list[list[str]]:
     """Count each case's operations and bytes, per image; per step for `cg_update`."""
     lines = []
     for case in selected:
@@ -103,15 +107,15 @@ def traffic_lines(selected: Iterable[Case]) -> list[list[str]]:
 
 def traffic_table(lines: Iterable[Sequence[str]], title: str) -> Table:
     """Build a rich table of `traffic_lines`."""
-    return _rich(title, TRAFFIC_COLUMNS, lines, left=("layer", "op"))
+    return terminal_table(title, TRAFFIC_COLUMNS, lines, left=WORDS)
 
 
 def traffic_markdown(lines: Iterable[Sequence[str]]) -> str:
     """`traffic_lines` as a Markdown table."""
-    return _markdown(TRAFFIC_COLUMNS, lines) + "\n"
+    return markdown_table(TRAFFIC_COLUMNS, lines)
 
 
-def _shape_line(found: Mapping[str, Row], targets: Iterable[str]) -> list[str]:
+def _shape_line(found: Mapping[str, CompiledLaunch], targets: Iterable[str]) -> list[str]:
     cells = _cells(next(iter(found.values())))
     texts = []
     for target in targets:
@@ -132,12 +136,12 @@ def _shape_line(found: Mapping[str, Row], targets: Iterable[str]) -> list[str]:
     return [*cells[:3], *cells[10:13], *texts]
 
 
-def as_json(rows: Sequence[Row]) -> str:
+def report_json(rows: Sequence[CompiledLaunch]) -> str:
     """All there is to know of the rows, as JSON."""
     return json.dumps({"triton": triton.__version__, "rows": [asdict(row) for row in rows]}, indent=1)
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: CompiledLaunch) -> list[str]:
     case, code = row.case, row.code
     return [
         layer_name(case),
@@ -159,13 +163,13 @@ def _cells(row: Row) -> list[str]:
     ]
 
 
-def op_name(case: Case) -> str:
+def op_name(case: KernelCase) -> str:
     """Op, and how many cotangents an image share one code."""
     many = case.n_outputs > 1 and case.op == "conv_vjp_input"
     return f"{case.op} x{case.n_outputs}" if many else case.op
 
 
-def layer_name(case: Case) -> str:
+def layer_name(case: KernelCase) -> str:
     """Shape of the layer, or the length of the vectors."""
     layer = case.layer
     if layer is None:
@@ -175,7 +179,7 @@ def layer_name(case: Case) -> str:
     return f"{shape} to {layer.filters}, {layer.kernel[0]}x{layer.kernel[1]}{pool}"
 
 
-def _precision(row: Row) -> str:
+def _precision(row: CompiledLaunch) -> str:
     """Precision of the dots that were compiled; what was asked for where the target has no such."""
     return "+".join(sorted(row.code.dots)) or "-"
 
@@ -184,8 +188,8 @@ def _instructions(matrix: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in sorted(matrix.items()))
 
 
-def _summary(rows: Iterable[Row]) -> list[list[str]]:
-    groups: dict[tuple[str, str, str], list[Row]] = {}
+def _summary(rows: Iterable[CompiledLaunch]) -> list[list[str]]:
+    groups: dict[tuple[str, str, str], list[CompiledLaunch]] = {}
     for row in rows:
         groups.setdefault((row.case.target, row.kernel, _precision(row)), []).append(row)
     return [
@@ -207,20 +211,3 @@ def _summary(rows: Iterable[Row]) -> list[list[str]]:
 def _span(values: Sequence[int]) -> str:
     low, high = min(values), max(values)
     return str(low) if low == high else f"{low}-{high}"
-
-
-def _markdown(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    rule = ["---"] * len(columns)
-    return "\n".join("| " + " | ".join(line) + " |" for line in (columns, rule, *lines))
-
-
-def _rich(title: str, columns: Sequence[str], lines: Iterable[Sequence[str]], left: Sequence[str]) -> Table:
-    from rich.table import Table
-
-    result = Table(title=title, header_style="bold")
-    for name in columns:
-        options: dict[str, Any] = {} if name in (*left, "bound", "verdict") else {"justify": "right"}
-        result.add_column(name, **options)
-    for line in lines:
-        result.add_row(*line)
-    return result

@@ -132,9 +132,6 @@ GPUS = (
     ),
 )
 
-#: Architectures that are compiled for, each by its first GPU above.
-TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
-
 
 def gpu_of_arch(target: str) -> Gpu:
     """First GPU of `GPUS` with this target: "sm_80", "sm_90", "sm_100" or "gfx942".
@@ -147,7 +144,7 @@ def gpu_of_arch(target: str) -> Gpu:
     for gpu in GPUS:
         if gpu.target == target:
             return gpu
-    raise ValueError(f"no target {target!r}; the targets are {', '.join(TARGETS)}")
+    raise ValueError(f"no target {target!r}; the targets are {', '.join(gpu.target for gpu in GPUS)}")
 
 
 def find_gpu(device_name: str) -> Gpu | None:

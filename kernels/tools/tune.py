@@ -16,36 +16,28 @@ from unittest.mock import patch
 from .. import launch as launch_module
 from .. import tiles
 from ..tiles import Tile
-from .benchmark import Settings, time_call
-from .benchmark_cases import gate, implementations, outputs, problem, truth
-from .report_cases import Case, cases
+from .benchmark import BenchmarkSettings, time_call
+from .benchmark_cases import draw_arguments, gate, implementations, judged_outputs, truth
+from .report_cases import KernelCase, cases
 
 if TYPE_CHECKING:
     import torch
 
     from ..launch import Target
 
-__all__ = ["KINDS", "Trial", "best_rows", "candidates", "tune"]
+__all__ = ["TILE_KINDS", "TileTrial", "best_rows", "candidates", "tune"]
 
 #: Kind of tile by op.
-KINDS = {
-    "conv_forward": "forward",
-    "conv_value": "forward",
-    "conv_jvp": "forward",
-    "jacobian_jvp": "forward",
-    "conv_vjp_input": "vjp_input",
-    "conv_vjp_weight": "vjp_weight",
-    "jacobian_vjp": "vjp_weight",
-}
+TILE_KINDS = {name: op.tile for name, op in launch_module.OPS.items() if op.tile}
 #: Accumulators a thread above which a tile is not tried: it would spill.
 MAX_ACCUMULATORS = 128
 
 
 @dataclass(frozen=True)
-class Trial:
+class TileTrial:
     """A tile's time at one op and shape; where it failed or was wrong, infinite, and `note` says why."""
 
-    case: Case
+    case: KernelCase
     kind: str
     tile: Tile
     seconds: float
@@ -63,36 +55,36 @@ def candidates(current: Tile, warp_size: int = 32) -> list[Tile]:
     return list(dict.fromkeys(found))
 
 
-def tune(settings: Settings, ops: Sequence[str]) -> Iterator[Trial]:
+def tune(settings: BenchmarkSettings, ops: Sequence[str]) -> Iterator[TileTrial]:
     """Time the candidates of each op at each shape, wrong and failing ones apart.
 
     Parameters
     ----------
-    settings : Settings
+    settings : BenchmarkSettings
         Of a machine with a GPU.
     ops : sequence of str
-        Ops of `KINDS`.
+        Ops of `TILE_KINDS`.
 
     Yields
     ------
-    Trial
+    TileTrial
     """
     import torch
 
     target = launch_module.current_target(torch.empty(0, device=settings.device))
     for case in cases(settings.networks, ("sm_90",), ops, settings.images):
-        if case.op in KINDS and (case.precision == "tf32" or case.op == "conv_value"):
+        if case.op in TILE_KINDS and (case.precision == "tf32" or case.op == "conv_value"):
             yield from _try_all(replace(case, precision=settings.precision), target, settings)
 
 
-def best_rows(trials: Sequence[Trial], generation: str, precision: str) -> list[str]:
+def best_rows(trials: Sequence[TileTrial], generation: str, precision: str) -> list[str]:
     """Row of the table for each kind: the tile of least total time over the shapes it worked at.
 
     Each shape counts by its time relative to the current tile, so that no shape outweighs the others.
     """
     rows = []
     for kind in dict.fromkeys(trial.kind for trial in trials):
-        shapes: dict[Case, dict[Tile, float]] = {}
+        shapes: dict[KernelCase, dict[Tile, float]] = {}
         current = {trial.case: trial for trial in trials if trial.kind == kind and trial.is_current}
         for trial in trials:
             if trial.kind == kind and trial.case in current:
@@ -106,11 +98,11 @@ def best_rows(trials: Sequence[Trial], generation: str, precision: str) -> list[
     return rows
 
 
-def _try_all(case: Case, target: Target, settings: Settings) -> Iterator[Trial]:
-    kind = KINDS[case.op]
+def _try_all(case: KernelCase, target: Target, settings: BenchmarkSettings) -> Iterator[TileTrial]:
+    kind = TILE_KINDS[case.op]
     key = (kind, tiles._generation(target), settings.precision)
     current = tiles._TABLE[key]
-    one = problem(
+    one = draw_arguments(
         case.op,
         case.layer,
         settings.n_images,
@@ -131,10 +123,10 @@ def _try_all(case: Case, target: Target, settings: Settings) -> Iterator[Trial]:
             if planned not in seen:
                 seen[planned] = _time(one, expected, call, settings)
         seconds, note = seen[planned]
-        yield Trial(case, kind, tile, seconds, tile == current, note)
+        yield TileTrial(case, kind, tile, seconds, tile == current, note)
 
 
-def _planned(case: Case, target: Target, settings: Settings) -> list[Any]:
+def _planned(case: KernelCase, target: Target, settings: BenchmarkSettings) -> list[Any]:
     return launch_module.launches(
         case.op,
         case.layer,
@@ -146,10 +138,12 @@ def _planned(case: Case, target: Target, settings: Settings) -> list[Any]:
     )
 
 
-def _time(one: Any, expected: tuple[torch.Tensor, ...], call: Any, settings: Settings) -> tuple[float, str]:
+def _time(
+    one: Any, expected: tuple[torch.Tensor, ...], call: Any, settings: BenchmarkSettings
+) -> tuple[float, str]:
     """Gate and time a call: its seconds, and why there are none."""
     try:
-        error, passes = gate(expected, outputs(one, call()), settings.precision)
+        error, passes = gate(expected, judged_outputs(one, call()), settings.precision)
         if passes:
             return time_call(call, settings.device, settings.seconds), ""
         return math.inf, f"differs from float64 by {error:.1e}"

@@ -9,7 +9,7 @@ import torch
 from hfcnn.kernels.launch import TARGETS
 from hfcnn.kernels.tiles import Tile
 from hfcnn.kernels.tools import benchmark, benchmark_cases, tune
-from hfcnn.kernels.tools.benchmark_cases import gate, implementations, outputs, problem, truth
+from hfcnn.kernels.tools.benchmark_cases import draw_arguments, gate, implementations, judged_outputs, truth
 from hfcnn.kernels.tools.cli import app
 from hfcnn.kernels.tools.report_cases import USES, cases
 from typer.testing import CliRunner
@@ -29,7 +29,7 @@ CONVOLUTIONS = [op for op in USES if op != "cg_update"]
 
 
 def small(op: str, layer: ConvLayer, **options):
-    return problem(op, layer, 3, CPU, n_outputs=4 if "jacobian" in op else 1, **options)
+    return draw_arguments(op, layer, 3, CPU, n_outputs=4 if "jacobian" in op else 1, **options)
 
 
 @pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
@@ -39,36 +39,36 @@ def test_implementations_agree_with_float64(op, layer):
     calls = implementations(one, None, "ieee", compiles=False)
     assert list(calls) == ["torch", "func"]
     for call in calls.values():
-        error, passes = gate(truth(one), outputs(one, call()), "ieee")
+        error, passes = gate(truth(one), judged_outputs(one, call()), "ieee")
         assert passes and error < 2e-6
 
 
 @pytest.mark.parametrize("op", ["conv_jvp", "conv_vjp_input"])
 def test_implementations_of_the_first_layer_and_of_many_cotangents(op):
     layer = LAYERS["pooled"]
-    one = problem(op, layer, 3, CPU, is_first=op == "conv_jvp", n_outputs=1 if op == "conv_jvp" else 4)
+    one = draw_arguments(op, layer, 3, CPU, is_first=op == "conv_jvp", n_outputs=1 if op == "conv_jvp" else 4)
     for call in implementations(one, None, "ieee", compiles=False).values():
-        assert gate(truth(one), outputs(one, call()), "ieee")[1]
+        assert gate(truth(one), judged_outputs(one, call()), "ieee")[1]
 
 
 def test_gate_judges_the_selection_by_what_it_picks():
     one = small("conv_forward", LAYERS["pooled"])
     z_next, selection = implementations(one, None, "ieee", compiles=False)["torch"]()
     code = ops.encode(selection)
-    assert gate(truth(one), outputs(one, (z_next, code)), "ieee")[1]
+    assert gate(truth(one), judged_outputs(one, (z_next, code)), "ieee")[1]
     live = (code != ops.RELU_OFF).nonzero()[0]
     code[tuple(live)] = (code[tuple(live)] + 1) % 4
-    assert not gate(truth(one), outputs(one, (z_next, code)), "tf32")[1]
+    assert not gate(truth(one), judged_outputs(one, (z_next, code)), "tf32")[1]
 
 
 def test_repeated_cg_updates_stay_finite():
-    one = problem("cg_update", None, 1000, CPU)
+    one = draw_arguments("cg_update", None, 1000, CPU)
     (call,) = implementations(one, None, "ieee", compiles=False).values()
     expected = truth(one)
-    assert gate(expected, outputs(one, call()), "ieee")[1]
+    assert gate(expected, judged_outputs(one, call()), "ieee")[1]
     for _ in range(2000):
         result = call()
-    assert all(bool(value.isfinite().all()) for value in outputs(one, result))
+    assert all(bool(value.isfinite().all()) for value in judged_outputs(one, result))
 
 
 def test_gate_fails_a_wrong_and_a_missing_element():
@@ -128,7 +128,7 @@ def test_command_names_what_is_unknown():
 def test_tune_needs_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     result = CliRunner().invoke(app, ["tune"])
-    assert result.exit_code == 1 and "needs a GPU" in " ".join(result.output.split())
+    assert result.exit_code == 1 and "needs a GPU" in result.stderr
 
 
 def test_candidates_fit_in_registers():
@@ -143,7 +143,7 @@ def test_best_row_is_the_fastest_over_all_shapes():
     now, fast_once, better = Tile(64, 64, 32, 4, 3), Tile(32, 64, 32, 4, 3), Tile(128, 64, 32, 8, 3)
     times = {now: (1.0, 10.0), fast_once: (0.1, float("inf")), better: (0.8, 9.0)}
     trials = [
-        tune.Trial(case, "forward", tile, seconds[index], tile == now)
+        tune.TileTrial(case, "forward", tile, seconds[index], tile == now)
         for tile, seconds in times.items()
         for index, case in enumerate(shapes)
     ]
@@ -169,6 +169,6 @@ def test_tune_tries_tiles_and_restores_the_table(monkeypatch):
 
 
 def test_kinds_name_every_tiled_op():
-    assert set(tune.KINDS) == set(USES) - {"cg_update"}
+    assert set(tune.TILE_KINDS) == set(USES) - {"cg_update"}
     assert all(hasattr(ops, op) for op in USES)
     assert set(TARGETS) == {"sm_80", "sm_90", "sm_100", "gfx942"}
