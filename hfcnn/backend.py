@@ -5,10 +5,8 @@ The only file that loads `hfcnn.kernels`, and only once a GPU is asked for.
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import os
-import sys
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -22,7 +20,7 @@ from hfcnn import ops
 if TYPE_CHECKING:
     from hfcnn.layers import Layer
 
-__all__ = ["PRECISIONS", "TORCH", "Backend", "LayerOps", "get_backend", "graph_capture", "keep_heap"]
+__all__ = ["PRECISIONS", "TORCH", "Backend", "LayerOps", "get_backend", "graph_capture"]
 
 #: Arithmetic of the Gauss-Newton products on float32 data.
 PRECISIONS = ("auto", "ieee", "tf32", "tf32x3", "bf16")
@@ -97,26 +95,6 @@ class Backend:
 
 #: torch operations on the CPU.
 TORCH = Backend("torch", torch.device("cpu"), "ieee", TORCH_OPS, TORCH_OPS)
-
-
-#: Just below the most that glibc lets its threshold for mapped memory rise to.
-LARGEST_HEAP_BLOCK = 32 * 2**20 - 2**16
-
-
-def keep_heap(device: torch.device) -> None:
-    """Have the C library keep freed memory for the next temporaries of a size that batches have on a CPU.
-
-    glibc returns the free end of its heap to the system once it exceeds twice the size of the largest mapped
-    block freed so far, up to 32 MiB (``M_MMAP_THRESHOLD`` in the manual of mallopt). A process whose blocks
-    are all smaller then maps and clears its temporaries anew in every operation, which takes up to a third of
-    the time of a product. Freeing one larger block, never written to, raises that limit unless the user has
-    set it. Costs microseconds; elsewhere than on Linux nothing is done.
-    """
-    if device.type == "cpu" and sys.platform == "linux":
-        libc = ctypes.CDLL(None)
-        libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
-        libc.free.restype, libc.free.argtypes = None, [ctypes.c_void_p]
-        libc.free(libc.malloc(LARGEST_HEAP_BLOCK))
 
 
 def get_backend(backend: str = "auto", device: str = "auto", precision: str = "auto") -> Backend:

@@ -18,7 +18,6 @@ __all__ = [
     "gradient_cost",
     "jacobian_cost",
     "linearization_bytes",
-    "memory_budget",
     "product_cost",
     "stored_jacobian_bytes",
     "trial_cost",
@@ -30,8 +29,6 @@ __all__ = [
 CPU_TEMPORARY_BYTES = 12 * 2**20
 #: Largest temporary of a batch on a GPU: enough work to fill one.
 GPU_TEMPORARY_BYTES = 512 * 2**20
-#: Share of the memory that is free now which kept linearisations may take.
-FREE_SHARE = 0.25
 #: Operations that the convolutions do while memory delivers a byte. Measured: 200 GFLOP/s and 20 GB/s on two
 #: cores; GPUs are nearer to 100.
 OPERATIONS_A_BYTE = 10
@@ -154,42 +151,6 @@ def product_cost(network: Network, form: str, itemsize: int = 4) -> Cost:
     convolutions = multiply_adds - _multiply_adds(_blocks(network))
     operations = 2 * (2 * convolutions + 2 * _rows(network))
     return Cost(operations, stored_jacobian_bytes(network, itemsize) + temporary)
-
-
-def memory_budget(memory: int | str, device: torch.device) -> int:
-    """Bytes that kept linearisations may take.
-
-    Parameters
-    ----------
-    memory : int or "auto"
-        Bytes; "auto" is a quarter of what is free on the device now.
-    device : torch.device
-
-    Raises
-    ------
-    ValueError
-        If `memory` is neither.
-    """
-    if isinstance(memory, str):
-        if memory != "auto":
-            raise ValueError(f'memory must be a number of bytes or "auto"; got {memory!r}')
-        return int(FREE_SHARE * _free_bytes(device))
-    if memory < 0:
-        raise ValueError(f"memory must not be negative; got {memory}")
-    return int(memory)
-
-
-def _free_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            for line in file:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return 8 * 2**30  # macOS and Windows: a machine smaller than this is rare
 
 
 def choose_batch_size(network: Network, itemsize: int, device: torch.device) -> int:

@@ -10,18 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hfcnn.backend import TORCH, Backend, keep_heap
-from hfcnn.cost import (
-    choose_batch_size,
-    choose_form,
-    linearization_bytes,
-    memory_budget,
-    stored_jacobian_bytes,
-)
+from hfcnn.backend import TORCH, Backend
+from hfcnn.cost import choose_form, linearization_bytes, stored_jacobian_bytes
+from hfcnn.images import Contribution, Images, Span
 from hfcnn.linearization import Linearization
 from hfcnn.loss import Loss, get_loss
+from hfcnn.memory import memory_budget
 from hfcnn.network import Network
-from hfcnn.objective import Indices, take
 from hfcnn.stored_jacobian import StoredJacobian
 
 __all__ = ["FORMS", "GaussNewton"]
@@ -44,8 +39,9 @@ class GaussNewton:
         The network.
     theta : Tensor of shape (n,)
         Parameters, on the backend's device.
-    images : Tensor or array of shape (l, H, W, C)
-        The images; those of S, or all of which `indices` chooses S.
+    images : Tensor or array of shape (l, H, W, C), or Images
+        The images; those of S, or all of which `indices` chooses S. An `Images`, as an objective has it in
+        `data`, brings its own weights and batch size.
     loss : {"squared", "cross_entropy"} or Loss, default="squared"
         Loss whose Hessian B in the outputs is used.
     C : float, default=inf
@@ -61,7 +57,7 @@ class GaussNewton:
     backend : Backend, default=TORCH
         Implementation of the layer operations and device.
     batch_size : int or None
-        Images a batch; None chooses for the device.
+        Images per batch; None chooses for the device.
     memory : int or "auto", default="auto"
         Bytes that linearisations kept between products may take. Batches beyond it are linearised anew
         in every product, in R-operator form, so that memory does not grow with S.
@@ -102,12 +98,8 @@ class GaussNewton:
     ) -> None:
         if form not in FORMS:
             raise ValueError(f"form must be one of {', '.join(FORMS)}; got {form!r}")
-        if tuple(images.shape[1:]) != network.input_shape or len(images) == 0:
-            raise ValueError(
-                f"images must be of shape (|S|, {network.input_shape}), |S| > 0; got {tuple(images.shape)}"
-            )
-        backend.check(network.layers)
-        keep_heap(backend.device)
+        if not isinstance(images, Images):
+            images = Images(network, images, None, sample_weight, backend=backend, batch_size=batch_size)
         self.network = network
         self.loss = get_loss(loss)
         self.C = C
@@ -115,52 +107,49 @@ class GaussNewton:
         self.backend = backend
         self.dtype = theta.dtype
         self.shape = (network.n_parameters, network.n_parameters)
-        self._images = images
-        self._indices = indices
+        data: Images = images if indices is None else images.subset(indices)
+        self._data = data.with_weight_as(theta.dtype)
         self._theta = theta.to(backend.product_dtype(theta.dtype))
-        itemsize = self._theta.dtype.itemsize
-        self._batch_size = batch_size or choose_batch_size(network, itemsize, backend.device)
-        self._n_images = n_images = len(images) if indices is None else len(indices)
-        self._weight: Tensor | None = None
-        self._total = float(n_images)
-        if sample_weight is not None:
-            weight = sample_weight if indices is None else sample_weight[indices]
-            self._weight = weight.to(backend.device, theta.dtype)
-            self._total = float(weight.sum(dtype=torch.float64))
+        self._spans = self._data.spans(self._theta.dtype)
         budget = memory_budget(memory, backend.device)
         if form == "auto":
-            form = choose_form(network, n_images, n_products=n_products, memory=budget, itemsize=itemsize)
+            form = choose_form(
+                network,
+                len(self._data),
+                n_products=n_products,
+                memory=budget,
+                itemsize=self._theta.dtype.itemsize,
+            )
         self.form = form
-        self._kept: dict[int, Linear] = {}
-        kind = StoredJacobian if form == "jacobian" else Linearization
-        bytes_an_image = (stored_jacobian_bytes if form == "jacobian" else linearization_bytes)(
-            network, itemsize
-        )
-        for start in self._starts():
-            budget -= bytes_an_image * min(self._batch_size, n_images - start)
+        self._kept = self._linearize(budget)
+
+    def _linearize(self, budget: int) -> dict[Span, Linear]:
+        """Linearise the first batches, as many as the budget allows."""
+        is_stored = self.form == "jacobian"
+        kind = StoredJacobian if is_stored else Linearization
+        count = stored_jacobian_bytes if is_stored else linearization_bytes
+        bytes_per_image = count(self.network, self._theta.dtype.itemsize)
+        kept: dict[Span, Linear] = {}
+        for span in self._spans:
+            budget -= bytes_per_image * span.size
             if budget < 0:
                 break
-            self._kept[start] = kind(network, self._theta, self._batch(start), backend.product_ops)
+            kept[span] = kind(self.network, self._theta, self._read(span), self.backend.product_ops)
+        return kept
 
-    def _starts(self) -> range:
-        return range(0, self._n_images, self._batch_size)
+    def _read(self, span: Span) -> Tensor:
+        return self._data.read(span, self._theta.dtype).images
 
-    def _batch(self, start: int) -> Tensor:
-        index: Indices = slice(start, min(start + self._batch_size, self._n_images))
-        if self._indices is not None:
-            index = self._indices[index]
-        return take(self._images, index, self._theta.dtype, self.backend.device)
-
-    def _linear(self, start: int) -> Linear:
+    def _linear(self, span: Span) -> Linear:
         """The batch's linearisation: what is kept or, beyond the budget, a new one by the R-operator."""
-        if start in self._kept:
-            return self._kept[start]
-        return Linearization(self.network, self._theta, self._batch(start), self.backend.product_ops)
+        if span in self._kept:
+            return self._kept[span]
+        return Linearization(self.network, self._theta, self._read(span), self.backend.product_ops)
 
     @property
     def is_kept(self) -> bool:
         """Whether every batch's linearisation is kept, so that a product reads no images."""
-        return len(self._kept) == len(self._starts())
+        return len(self._kept) == len(self._spans)
 
     def matvec(self, v: Tensor) -> Tensor:
         """(G^S + lambda I) v.
@@ -174,18 +163,18 @@ class GaussNewton:
         -------
         Tensor of shape (n,)
         """
-        result = v * (1 / self.C + self.damping)
-        for start in self._starts():
-            result.add_(self._batch_product(start, v), alpha=1 / self._total)
-        return result
 
-    def _batch_product(self, start: int, v: Tensor) -> Tensor:
-        """Sum of J^T B J v over a batch."""
-        linear = self._linear(start)
-        q = self.loss.hessian_product(linear.outputs.to(v.dtype), linear.jvp(v).to(v.dtype))
-        if self._weight is not None:
-            q = q * self._weight[start : start + len(q)].unsqueeze(1)
-        return linear.vjp(q)
+        def part(span: Span, _: float) -> Contribution:
+            """Sum of J^T B J v over a batch."""
+            linear = self._linear(span)
+            q = self.loss.hessian_product(linear.outputs.to(v.dtype), linear.jvp(v).to(v.dtype))
+            if self._data.weight is not None:
+                q = q * self._data.weight[slice(*span)].unsqueeze(1)
+            return Contribution(linear.vjp(q))
+
+        result = v * (1 / self.C + self.damping)
+        self._data.weighted_sum(self._spans, part, result)
+        return result
 
     @overload
     def __matmul__(self, v: Tensor) -> Tensor: ...

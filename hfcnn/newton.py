@@ -235,15 +235,13 @@ def _iterate(
     matrix = GaussNewton(
         objective.network,
         theta,
-        objective.images,
+        objective.data,
         objective.loss,
         objective.C,
         damping,
         options.gauss_newton,
         indices=subset,
-        sample_weight=objective.sample_weight,
         backend=objective.backend,
-        batch_size=objective.batch_size,
         memory=options.memory,
         n_products=max(state.cg_iterations, EXPECTED_PRODUCTS),
     )

@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hfcnn.backend import TORCH, Backend, keep_heap
-from hfcnn.cost import choose_batch_size
+from hfcnn.backend import TORCH, Backend
+from hfcnn.images import Contribution, Images, Span
 from hfcnn.linearization import Linearization
 from hfcnn.loss import Loss, get_loss
 from hfcnn.network import Network
 
-__all__ = ["Evaluation", "Indices", "Objective", "Passes", "forward", "outputs", "take"]
-
-Indices: TypeAlias = "NDArray[np.int64] | slice"
+__all__ = ["Evaluation", "Objective", "Passes", "forward", "outputs"]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """F at a point, and what came with it.
+    """The objective f at a point, and what came with it.
 
     Attributes
     ----------
@@ -48,23 +45,6 @@ class Passes:
 
     forward: int = 0
     backward: int = 0
-
-
-def take(images: Any, index: Indices, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Read some images as a contiguous tensor; arrays on disk are read only there.
-
-    Parameters
-    ----------
-    images : Tensor or array of shape (l, H, W, C)
-        Of any real dtype, memory-mapped arrays included.
-    index : slice or int64 array
-        Which.
-    """
-    if isinstance(images, Tensor):
-        part = images[index if isinstance(index, slice) else torch.from_numpy(index).to(images.device)]
-    else:
-        part = torch.from_numpy(np.array(images[index]))
-    return part.to(device=device, dtype=dtype).contiguous()
 
 
 def forward(network: Network, theta: Tensor, images: Tensor, backend: Backend = TORCH) -> Tensor:
@@ -95,22 +75,18 @@ def outputs(
     backend : Backend, default=TORCH
         Implementation of the layer operations and device.
     batch_size : int or None
-        Images a batch; None chooses for the device.
+        Images per batch; None chooses for the device.
 
     Returns
     -------
     ndarray of shape (l, K)
         Of theta's dtype.
     """
-    backend.check(network.layers)
-    keep_heap(backend.device)
-    size = batch_size or choose_batch_size(network, theta.dtype.itemsize, backend.device)
+    data = Images(network, images, backend=backend, batch_size=batch_size)
     with torch.inference_mode():
         parts = [
-            forward(
-                network, theta, take(images, slice(i, i + size), theta.dtype, backend.device), backend
-            ).cpu()
-            for i in range(0, len(images), size)
+            forward(network, theta, data.read(span, theta.dtype).images, backend).cpu()
+            for span in data.spans(theta.dtype)
         ]
     result: NDArray[Any] = torch.cat(parts).numpy()
     return result
@@ -137,12 +113,19 @@ class Objective:
     backend : Backend, default=TORCH
         Implementation of the layer operations and device.
     batch_size : int or None
-        Images a batch; None chooses for the device. Results differ between sizes by rounding only.
+        Images per batch; None chooses for the device. Results differ between sizes by rounding only.
 
     Attributes
     ----------
     passes : Passes
         Images that went through the network so far.
+    data : Images
+        The images with their labels and weights, from which all sums are made.
+
+    Raises
+    ------
+    ValueError
+        If the loss is unknown, C is not positive, or images, labels or weights do not fit.
     """
 
     network: Network
@@ -157,32 +140,31 @@ class Objective:
 
     def __post_init__(self) -> None:
         self.loss = get_loss(self.loss)
-        shape = tuple(self.images.shape)
-        if shape[1:] != self.network.input_shape:
-            raise ValueError(f"images must be of shape (l, {self.network.input_shape}); got {shape}")
         self.labels = torch.as_tensor(self.labels, dtype=torch.int64)
-        if self.labels.shape != shape[:1]:
-            raise ValueError(f"labels must be of shape ({shape[0]},); got {tuple(self.labels.shape)}")
-        if shape[0] == 0:
-            raise ValueError("there are no images")
-        self.backend.check(self.network.layers)
         if not self.C > 0:
             raise ValueError(f"C must be positive; got {self.C}")
-        keep_heap(self.backend.device)
+        self.data = Images(
+            self.network,
+            self.images,
+            self.labels,
+            self.sample_weight,
+            backend=self.backend,
+            batch_size=self.batch_size,
+        )
 
     @property
     def n_images(self) -> int:
         """Number l of images."""
-        return len(self.labels)
+        return len(self.data)
 
     def value(self, theta: Tensor, indices: NDArray[np.int64] | None = None) -> float:
-        """F at theta, over all images or those of `indices`."""
+        """The objective f at theta, over all images or those of `indices`."""
         return self.evaluate(theta, gradient=False, indices=indices).value
 
     def value_and_gradient(
         self, theta: Tensor, indices: NDArray[np.int64] | None = None
     ) -> tuple[float, Tensor]:
-        """F and its gradient at theta, over all images or those of `indices`."""
+        """The objective f and its gradient at theta, over all images or those of `indices`."""
         result = self.evaluate(theta, indices=indices)
         assert result.gradient is not None
         return result.value, result.gradient
@@ -214,51 +196,36 @@ class Objective:
         Evaluation
         """
         loss = get_loss(self.loss)
-        weight = self.sample_weight
-        if weight is None:
-            total_weight = float(self.n_images if indices is None else len(indices))
-        else:
-            total_weight = float((weight if indices is None else weight[indices]).sum(dtype=torch.float64))
+        data = self.data if indices is None else self.data.subset(indices)
+        total_weight = data.total_weight
         norm = float(torch.dot(theta, theta)) / (2 * self.C)
-        total = correct = 0.0
-        grad = theta / self.C if gradient else None
-        for batch, labels, weights in self.batches(theta.dtype, indices):
-            self.passes.forward += len(batch)
-            linear = Linearization(self.network, theta, batch, self.backend.ops) if gradient else None
-            outputs = linear.outputs if linear else forward(self.network, theta, batch, self.backend)
-            values = loss.value(outputs, labels)
-            hits = outputs.argmax(1) == labels
-            if weights is not None:
-                values, hits = values * weights, hits * weights
-            batch_value, batch_hits = torch.stack(
-                (values.sum(dtype=torch.float64), hits.sum(dtype=torch.float64))
-            ).tolist()
-            total, correct = total + batch_value, correct + batch_hits
-            # written so that a NaN stops it too
-            if not norm + total / total_weight <= bound:
-                stopped = math.nan if math.isnan(total) else math.inf
-                return Evaluation(
-                    norm + total / total_weight if bound == math.inf else stopped, None, math.nan
-                )
-            if linear and grad is not None:
-                q = loss.gradient(outputs, labels)
-                if weights is not None:
-                    q = q * weights.unsqueeze(1)
-                grad.add_(linear.vjp(q), alpha=1 / total_weight)
-                self.passes.backward += len(batch)
-            del linear  # before the next batch's is made
-        return Evaluation(norm + total / total_weight, grad, correct / total_weight)
 
-    def batches(
-        self, dtype: torch.dtype, indices: NDArray[np.int64] | None = None
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-        """Yield (images, labels, weights or None) batch by batch, on the backend's device."""
-        device = self.backend.device
-        size = self.batch_size or choose_batch_size(self.network, dtype.itemsize, device)
-        n_images = self.n_images if indices is None else len(indices)
-        for start in range(0, n_images, size):
-            index: Indices = slice(start, min(start + size, n_images))
-            if indices is not None:
-                index = indices[index]
-            weights = None if self.sample_weight is None else self.sample_weight[index].to(device, dtype)
-            yield take(self.images, index, dtype, device), self.labels[index].to(device), weights
+        def part(span: Span, so_far: float) -> Contribution:
+            batch = data.read(span, theta.dtype)
+            self.passes.forward += span.size
+            linear = Linearization(self.network, theta, batch.images, self.backend.ops) if gradient else None
+            z = linear.outputs if linear else forward(self.network, theta, batch.images, self.backend)
+            assert batch.labels is not None
+            values, hits = loss.value(z, batch.labels), z.argmax(1) == batch.labels
+            if batch.weight is not None:
+                values, hits = values * batch.weight, hits * batch.weight
+            sums = torch.stack((values.sum(dtype=torch.float64), hits.sum(dtype=torch.float64)))
+            value, right = sums.tolist()
+            # written so that a NaN stops it too
+            if not norm + (so_far + value) / total_weight <= bound:
+                return Contribution(None, value, right, is_last=True)
+            if linear is None:
+                return Contribution(None, value, right)
+            q = loss.gradient(z, batch.labels)
+            if batch.weight is not None:
+                q = q * batch.weight.unsqueeze(1)
+            self.passes.backward += span.size
+            return Contribution(linear.vjp(q), value, right)
+
+        grad = theta / self.C if gradient else None
+        totals = data.weighted_sum(data.spans(theta.dtype), part, grad)
+        value = norm + totals.value / total_weight
+        if totals.is_stopped:
+            stopped = math.nan if math.isnan(totals.value) else math.inf
+            return Evaluation(value if bound == math.inf else stopped, None, math.nan)
+        return Evaluation(value, grad, totals.hits / total_weight)

@@ -165,7 +165,7 @@ def test_temporaries_come_from_the_heap():
     program = """
 import sys
 import torch
-from hfcnn.backend import keep_heap
+from hfcnn.memory import keep_heap
 if sys.argv[1] == "kept":
     keep_heap(torch.device("cpu"))
 address = torch.empty(20 * 2**20, dtype=torch.uint8).data_ptr()

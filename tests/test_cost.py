@@ -10,11 +10,11 @@ from hfcnn.cost import (
     gradient_cost,
     jacobian_cost,
     linearization_bytes,
-    memory_budget,
     product_cost,
     stored_jacobian_bytes,
     value_cost,
 )
+from hfcnn.memory import memory_budget
 
 CPU = torch.device("cpu")
 MNIST = Network.preset("cnn3", (28, 28, 1), 10)

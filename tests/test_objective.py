@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from functools import partial
 
 import dense
@@ -204,10 +205,10 @@ def test_passes_count_images():
 def test_accuracy_is_the_share_of_right_labels():
     objective, theta = problem(n_images=7, batch_size=2)
     z = dense.forward(CASE.network, theta, objective.images)
-    objective.labels = z.argmax(1)
-    assert objective.evaluate(theta).accuracy == 1
-    objective.labels[:2] = (objective.labels[:2] + 1) % 3
-    assert objective.evaluate(theta).accuracy == 5 / 7
+    labels = z.argmax(1)
+    assert replace(objective, labels=labels).evaluate(theta).accuracy == 1
+    labels[:2] = (labels[:2] + 1) % 3
+    assert replace(objective, labels=labels).evaluate(theta).accuracy == 5 / 7
 
 
 @pytest.mark.parametrize("kind", ["uint8 array", "float32 tensor", "file"])

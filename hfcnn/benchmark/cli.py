@@ -31,7 +31,7 @@ JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the rows th
 Markdown = Annotated[Path | None, typer.Option(help="Write the rows there as a Markdown table.")]
 Repeats = Annotated[int, typer.Option(min=1, help="Times that each call is timed; the tables show medians.")]
 Smoke = Annotated[bool, typer.Option("--smoke", help="Tiny sizes, to see that it runs.")]
-Images = Annotated[
+ImageCount = Annotated[
     list[int] | None,
     typer.Option("--images", help="Number of images; may be repeated. [default: 500 2000]"),
 ]
@@ -59,7 +59,7 @@ def benchmark() -> None:
 @app.command()
 def products(
     network: Presets = None,
-    images: Images = None,
+    images: ImageCount = None,
     repeats: Repeats = 7,
     json_file: JsonFile = None,
     markdown: Markdown = None,
@@ -75,7 +75,7 @@ def products(
 @app.command()
 def profile(
     network: Presets = None,
-    images: Images = None,
+    images: ImageCount = None,
     repeats: Repeats = 5,
     json_file: JsonFile = None,
     markdown: Markdown = None,
@@ -98,7 +98,7 @@ def iteration(
 @app.command()
 def predict(
     network: Presets = None,
-    images: Images = None,
+    images: ImageCount = None,
     repeats: Repeats = 7,
     json_file: JsonFile = None,
     markdown: Markdown = None,

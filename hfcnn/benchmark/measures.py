@@ -156,8 +156,9 @@ def measure_predict(case: Case, repeats: int) -> list[Row]:
 
     @torch.inference_mode()
     def predict() -> Tensor:
-        batches = objective.batches(case.theta.dtype)
-        return torch.cat([forward(case.network, case.theta, batch).argmax(1) for batch, *_ in batches])
+        data, dtype = objective.data, case.theta.dtype
+        batches = (data.read(span, dtype).images for span in data.spans(dtype))
+        return torch.cat([forward(case.network, case.theta, batch).argmax(1) for batch in batches])
 
     sizes = [size for size in PEER_BATCH_SIZES if size <= len(case.images)] or [len(case.images)]
     t = interleave({"ours": predict, "torch": fastest(torch_predict(size) for size in sizes)}, repeats)

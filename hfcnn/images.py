@@ -1,0 +1,233 @@
+"""Images with labels and weights, read batch by batch, and the one weighted sum over them (Sec. 3.5).
+
+The objective, its gradient and Gauss-Newton products are weighted means over images. All of them are made
+here, by `Images.weighted_sum`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hfcnn.backend import TORCH, Backend
+from hfcnn.cost import choose_batch_size
+from hfcnn.memory import keep_heap
+from hfcnn.network import Network
+
+__all__ = ["Batch", "Images", "Indices", "Contribution", "Span", "take"]
+
+Indices: TypeAlias = "NDArray[np.int64] | slice"
+
+
+class Span(NamedTuple):
+    """A batch by its place: from `start` to before `stop`, counted in the set that is summed over."""
+
+    start: int
+    stop: int
+
+    @property
+    def size(self) -> int:
+        """Number of images."""
+        return self.stop - self.start
+
+
+class Batch(NamedTuple):
+    """Images of a span, of shape (N, H, W, C), with labels and weights of shape (N,), on the device."""
+
+    images: Tensor
+    labels: Tensor | None
+    weight: Tensor | None
+
+
+class Contribution(NamedTuple):
+    """What a batch adds to the weighted sum.
+
+    Attributes
+    ----------
+    vector : Tensor of shape (n,) or None
+        Weighted sum of the vectors of its images; None where only the numbers are asked for.
+    value, hits : float
+        Weighted sums of its images' losses, and of ones for each image whose label was found.
+    is_last : bool
+        Stop here: what is still to come changes nothing. The vector is then not added.
+    """
+
+    vector: Tensor | None = None
+    value: float = 0.0
+    hits: float = 0.0
+    is_last: bool = False
+
+
+class ImageSums(NamedTuple):
+    """Weighted sums of losses and hits, and whether the sum was stopped before its end."""
+
+    value: float
+    hits: float
+    is_stopped: bool
+
+
+class Images:
+    """Images with their labels and weights, or a set of them chosen by index.
+
+    Parameters
+    ----------
+    network : Network
+        The network that reads them.
+    images : Tensor or array of shape (l, H, W, C)
+        Images of any real dtype, memory-mapped arrays included: only the batch at hand is read, converted and
+        moved to the device.
+    labels : Tensor of shape (l,) or None
+        Class indices.
+    weight : Tensor of shape (l,) or None
+        Weights of the images; None is weights of one.
+    backend : Backend, default=TORCH
+        Whose device the batches are moved to.
+    batch_size : int or None
+        Images per batch; None chooses for the device.
+
+    Attributes
+    ----------
+    indices : int64 array or None
+        Which of the images count, in this order; None is all of them.
+    labels, weight : Tensor or None
+        Those of the images that count, on the device.
+
+    Raises
+    ------
+    ValueError
+        If there are no images, shapes do not fit the network or each other, or the backend cannot compute
+        the network.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        images: Any,
+        labels: Tensor | None = None,
+        weight: Tensor | None = None,
+        *,
+        backend: Backend = TORCH,
+        batch_size: int | None = None,
+    ) -> None:
+        shape = tuple(images.shape)
+        if shape[1:] != network.input_shape:
+            raise ValueError(f"images must be of shape (l, {network.input_shape}); got {shape}")
+        if shape[0] == 0:
+            raise ValueError(f"there are no images; got {shape}")
+        for name, values in (("labels", labels), ("sample_weight", weight)):
+            if values is not None and values.shape != shape[:1]:
+                raise ValueError(f"{name} must be of shape ({shape[0]},); got {tuple(values.shape)}")
+        backend.check(network.layers)
+        keep_heap(backend.device)
+        self.network = network
+        self.backend = backend
+        self.batch_size = batch_size
+        self.indices: NDArray[np.int64] | None = None
+        self.labels = None if labels is None else labels.to(backend.device)
+        self.weight = None if weight is None else weight.to(backend.device)
+        self._images = images
+        self._total_weight: float | None = None
+
+    def __len__(self) -> int:
+        """Number of images that count."""
+        return len(self._images) if self.indices is None else len(self.indices)
+
+    def subset(self, indices: NDArray[np.int64]) -> Images:
+        """Choose some of the images that count, by their places among them; no image is copied."""
+        chosen = copy.copy(self)
+        chosen._total_weight = None
+        chosen.indices = indices if self.indices is None else self.indices[indices]
+        where = torch.from_numpy(indices).to(self.backend.device)
+        chosen.labels = None if self.labels is None else self.labels[where]
+        chosen.weight = None if self.weight is None else self.weight[where]
+        return chosen
+
+    def with_weight_as(self, dtype: torch.dtype) -> Images:
+        """Round all weights to `dtype` at once, for sums that read nothing but them."""
+        rounded = copy.copy(self)
+        rounded._total_weight = None
+        rounded.weight = None if self.weight is None else self.weight.to(dtype)
+        return rounded
+
+    @property
+    def total_weight(self) -> float:
+        """Sum of the weights; the number of images where there are none."""
+        if self.weight is None:
+            return float(len(self))
+        if self._total_weight is None:  # once: to ask waits for the device
+            self._total_weight = float(self.weight.sum(dtype=torch.float64))
+        return self._total_weight
+
+    def spans(self, dtype: torch.dtype) -> list[Span]:
+        """Cut the images into batches, of the size that suits the device for numbers of `dtype`."""
+        size = self.batch_size or choose_batch_size(self.network, dtype.itemsize, self.backend.device)
+        return [Span(start, min(start + size, len(self))) for start in range(0, len(self), size)]
+
+    def read(self, span: Span, dtype: torch.dtype) -> Batch:
+        """Read a batch: images and weights of `dtype`, on the device."""
+        index: Indices = slice(*span)
+        if self.indices is not None:
+            index = self.indices[index]
+        images = take(self._images, index, dtype, self.backend.device)
+        labels = None if self.labels is None else self.labels[slice(*span)]
+        weight = None if self.weight is None else self.weight[slice(*span)].to(dtype)
+        return Batch(images, labels, weight)
+
+    def weighted_sum(
+        self, spans: list[Span], part: Callable[[Span, float], Contribution], into: Tensor | None = None
+    ) -> ImageSums:
+        """Add up what the batches contribute: the one sum over images of this package.
+
+        Parameters
+        ----------
+        spans : list of Span
+            The batches, of `spans`.
+        part : callable
+            (span, value of the batches before it) -> Contribution. It may say that the sum ends with it,
+            which is what makes a rejected trial of the line search cheap.
+        into : Tensor of shape (n,) or None
+            The weighted mean of the vectors is added to this, in place.
+
+        Returns
+        -------
+        ImageSums
+            Sums, not means, of losses and hits.
+        """
+        value = hits = 0.0
+        scale = 1 / self.total_weight
+        for span in spans:
+            found = part(span, value)
+            value, hits = value + found.value, hits + found.hits
+            if found.is_last:
+                return ImageSums(value, hits, is_stopped=True)
+            if into is not None and found.vector is not None:
+                into.add_(found.vector, alpha=scale)
+            del found  # before the next batch's is made
+        return ImageSums(value, hits, is_stopped=False)
+
+
+def take(images: Any, index: Indices, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Read some images as a contiguous tensor; arrays on disk are read only there.
+
+    Parameters
+    ----------
+    images : Tensor or array of shape (l, H, W, C)
+        Of any real dtype, memory-mapped arrays included.
+    index : slice or int64 array
+        Which.
+    dtype : torch.dtype
+        Type of the result.
+    device : torch.device
+        Where it is to be.
+    """
+    if isinstance(images, Tensor):
+        part = images[index if isinstance(index, slice) else torch.from_numpy(index).to(images.device)]
+    else:
+        part = torch.from_numpy(np.array(images[index]))
+    return part.to(device=device, dtype=dtype).contiguous()
