@@ -164,9 +164,15 @@ class Images:
             self._total_weight = float(self.weight.sum(dtype=torch.float64))
         return self._total_weight
 
-    def spans(self, dtype: torch.dtype) -> list[Span]:
-        """Cut the images into batches, of the size that suits the device for numbers of `dtype`."""
+    def spans(self, dtype: torch.dtype, *, is_even: bool = False) -> list[Span]:
+        """Cut the images into batches, of the size that suits the device for numbers of `dtype`.
+
+        `is_even` makes as many batches, but of even sizes: a few images too many then cost no batch of their
+        own.
+        """
         size = self.batch_size or choose_batch_size(self.network, dtype.itemsize, self.backend.device)
+        if is_even:
+            size = max(1, -(-len(self) // max(1, -(-len(self) // size))))
         return [Span(start, min(start + size, len(self))) for start in range(0, len(self), size)]
 
     def read(self, span: Span, dtype: torch.dtype) -> Batch:

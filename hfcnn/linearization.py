@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from torch import Tensor
@@ -107,3 +108,34 @@ class Linearization:
             gradients[m].weight.copy_(g_w)
             gradients[m].bias.copy_(g_b)
         return result
+
+    def cotangents(self, q: Tensor) -> list[Tensor]:
+        """Carry cotangents of the outputs back to each layer's values before ReLU and pooling.
+
+        Parameters
+        ----------
+        q : Tensor of shape (N, K)
+            Cotangent of the outputs.
+
+        Returns
+        -------
+        list of Tensor
+            One per layer: shape (N, Hc, Wc, O) or (N, units).
+        """
+        g = q.to(self.outputs.dtype)
+        result: list[Tensor] = []
+        for m in range(len(self.network.layers) - 1, -1, -1):
+            layer, selection, w = self.network.layers[m], self.selections[m], self.parameters[m].weight
+            u = layer.cotangent(g.view(len(g), *layer.output_shape), selection)
+            if m > 0:
+                g = layer.cotangent_input(u, w)
+            result.append(u)
+        return result[::-1]
+
+    def part(self, start: int, stop: int) -> Linearization:
+        """Linearisation of the images `start` to `stop` of the batch: views, nothing is computed."""
+        part = copy.copy(self)
+        part.inputs = [z[start:stop] for z in self.inputs]
+        part.selections = [None if s is None else s[start:stop] for s in self.selections]
+        part.outputs = self.outputs[start:stop]
+        return part

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -29,6 +31,12 @@ class Loss(Protocol):
     def hessian_product(self, outputs: Tensor, u: Tensor) -> Tensor:
         """B^i u^i of each image (78): shape (N, K)."""
 
+    def hessian_sum(self, outputs: Tensor, weights: Tensor | None) -> Tensor:
+        """Weighted sum of B^i over images: shape (K, K)."""
+
+    def sample(self, outputs: Tensor, rng: np.random.Generator) -> Tensor:
+        """Draw u^i of mean zero and covariance B^i for each image: shape (N, K)."""
+
     def probabilities(self, outputs: Tensor) -> Tensor:
         """Probabilities of the classes, the largest where the largest output is: shape (N, K)."""
 
@@ -49,6 +57,16 @@ class SquaredLoss:
     def hessian_product(self, outputs: Tensor, u: Tensor) -> Tensor:
         """2 u (79)."""
         return 2 * u
+
+    def hessian_sum(self, outputs: Tensor, weights: Tensor | None) -> Tensor:
+        """2 I times the sum of the weights: shape (K, K)."""
+        total = float(len(outputs) if weights is None else weights.sum())
+        return 2 * total * torch.eye(outputs.shape[1], dtype=outputs.dtype, device=outputs.device)
+
+    def sample(self, outputs: Tensor, rng: np.random.Generator) -> Tensor:
+        """Normal, of variance 2: shape (N, K)."""
+        draws = math.sqrt(2) * rng.standard_normal(tuple(outputs.shape))
+        return torch.from_numpy(draws).to(outputs)
 
     def probabilities(self, outputs: Tensor) -> Tensor:
         """Nearest point of the probability simplex: max(z - t, 0), t such that it sums to one.
@@ -81,6 +99,19 @@ class CrossEntropyLoss:
         p = outputs.softmax(1)
         pu = p * u
         return pu - p * pu.sum(1, keepdim=True)
+
+    def hessian_sum(self, outputs: Tensor, weights: Tensor | None) -> Tensor:
+        """Sum of w (diag(p) - p p^T): shape (K, K)."""
+        p = outputs.softmax(1)
+        weighted = p if weights is None else p * weights.unsqueeze(1)
+        return torch.diag(weighted.sum(0)) - weighted.t() @ p
+
+    def sample(self, outputs: Tensor, rng: np.random.Generator) -> Tensor:
+        """Softmax minus a one-hot label drawn from it: shape (N, K)."""
+        p = outputs.softmax(1)
+        draws = torch.from_numpy(rng.random((len(p), 1))).to(p)
+        labels = (p.cumsum(1) < draws).sum(1).clamp_(max=p.shape[1] - 1)
+        return p - _one_hot(p, labels)
 
     def probabilities(self, outputs: Tensor) -> Tensor:
         """Softmax: shape (N, K)."""

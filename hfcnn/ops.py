@@ -39,8 +39,10 @@ __all__ = [
     "RELU_OFF",
     "Selection",
     "cg_update",
+    "conv_cotangent",
     "conv_forward",
     "conv_jvp",
+    "conv_transpose",
     "conv_value",
     "conv_vjp",
     "conv_vjp_input",
@@ -185,8 +187,18 @@ def conv_vjp_input(g: Tensor, w: Tensor, selection: AnySelection, layer: ConvLay
     if g.dim() == 5:
         rows = [conv_vjp_input(row.contiguous(), w, selection, layer).unsqueeze(1) for row in g.unbind(1)]
         return rows[0] if len(rows) == 1 else torch.cat(rows, 1)
-    u = selection.expand(selection.mask(g))
-    z_shape = g.new_empty((len(g), *layer.input_shape))
+    return conv_transpose(conv_cotangent(g, selection, layer), w, layer)
+
+
+def conv_cotangent(g: Tensor, selection: AnySelection, layer: ConvLayer) -> Tensor:
+    """Carry a cotangent of the layer's output back to before ReLU and pooling: shape (N, Hc, Wc, O)."""
+    selection = _as_selection(selection, layer, g.dtype)
+    return selection.expand(selection.mask(g))
+
+
+def conv_transpose(u: Tensor, w: Tensor, layer: ConvLayer) -> Tensor:
+    """Carry a cotangent from before ReLU and pooling to the layer's input: shape (N, H, W, C)."""
+    z_shape = u.new_empty((len(u), *layer.input_shape))
     return nhwc(_convolution_backward(u, z_shape, w, layer, [True, False])[0])
 
 

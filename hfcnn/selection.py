@@ -52,6 +52,10 @@ class BaseSelection(ABC):
         """Apply the transpose of `pool`: (N, Hp, Wp, O) to (N, Hc, Wc, O)."""
 
     @abstractmethod
+    def __getitem__(self, images: slice) -> BaseSelection:
+        """Selection of some of the images, as views."""
+
+    @abstractmethod
     def smaller(self, g: Tensor, u: Tensor) -> Tensor:
         """Of a masked g and its u = expand(g): the smaller one that has the same sums over positions."""
 
@@ -75,6 +79,11 @@ class Selection(BaseSelection):
         self.live = live
         self.positions = positions
         self.layer = layer
+
+    def __getitem__(self, images: slice) -> Selection:
+        """Selection of some of the images, as views."""
+        positions = None if self.positions is None else self.positions[images]
+        return Selection(self.live[images], positions, self.layer)
 
     @cached_property
     def flat(self) -> Tensor:
@@ -123,6 +132,10 @@ class AverageSelection(BaseSelection):
     def __init__(self, off: Tensor, layer: ConvLayer) -> None:
         self.off = off
         self.layer = layer
+
+    def __getitem__(self, images: slice) -> AverageSelection:
+        """Selection of some of the images, as views."""
+        return AverageSelection(self.off[images], self.layer)
 
     def pool(self, s: Tensor) -> Tensor:
         """Average what the ReLU lets through over each window."""

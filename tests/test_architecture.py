@@ -38,8 +38,8 @@ LAYERS = {
     "derivatives": ["hfcnn.linearization", "hfcnn.stored_jacobian", "hfcnn.loss"],
     "sums over images": ["hfcnn.images", "hfcnn.objective", "hfcnn.gauss_newton"],
     "solvers": [
-        *("hfcnn.conjugate_gradient", "hfcnn.line_search", "hfcnn.damping", "hfcnn.sampling"),
-        *("hfcnn.newton", "hfcnn.sgd", "hfcnn.kfac", "hfcnn.stochastic"),
+        *("hfcnn.conjugate_gradient", "hfcnn.line_search", "hfcnn.damping", "hfcnn.sampling", "hfcnn.newton"),
+        *("hfcnn.sgd", "hfcnn.kfac", "hfcnn.batch_model", "hfcnn.measured_step", "hfcnn.stochastic*"),
     ],
     "data": ["hfcnn.preprocessing", "hfcnn.datasets", "hfcnn.datasets.*"],
     "estimators": [

@@ -172,6 +172,35 @@ class Layer(ABC):
     ) -> tuple[Tensor | None, Tensor, Tensor]:
         """Carry a cotangent of the output back to the input (None if not needed), weight and bias."""
 
+    # -- Kronecker factors ----------------------------------------------------------------------------------
+
+    @abstractmethod
+    def cotangent(self, g: Tensor, selection: Any) -> Tensor:
+        """Carry a cotangent of the output back to u, of the values before ReLU and pooling."""
+
+    @abstractmethod
+    def cotangent_input(self, u: Tensor, w: Tensor) -> Tensor:
+        """Carry such a u back to the input."""
+
+    @abstractmethod
+    def factor_rows(self, z: Tensor, u: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Rows whose outer products make the layer's two Kronecker factors.
+
+        Parameters
+        ----------
+        u : Tensor
+            Cotangent of the values before ReLU and pooling.
+        rng : numpy.random.Generator
+            Draws the positions, where not all are taken.
+
+        Returns
+        -------
+        inputs : Tensor of shape (N M, fan_in + 1)
+            What a filter sees at M of the positions, in the weight's order, and a one for the bias.
+        cotangents : Tensor of shape (N positions, filters)
+            u at all positions. Both go image by image.
+        """
+
     # -- the stored Jacobian --------------------------------------------------------------------------------
 
     @abstractmethod

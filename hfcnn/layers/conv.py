@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hfcnn.layers.base import Layer, LayerDescription, LayerShape, Pair, as_pair
-from hfcnn.ops import mask, parameter_jacobian, unfold
+from hfcnn.ops import conv_cotangent, conv_transpose, mask, parameter_jacobian, unfold
 
 if TYPE_CHECKING:
     from hfcnn.backend import LayerOps
@@ -18,6 +20,10 @@ __all__ = ["Conv", "ConvLayer"]
 
 #: Bytes of a position that max pooling's selection keeps on torch, an int64.
 POSITION_BYTES = 8
+#: Positions along a side of the grid on which `factor_rows` takes patches.
+GRID = 8
+#: Sides up to which it takes every position.
+SMALL_SIDE = 4
 
 
 @dataclass(frozen=True)
@@ -222,6 +228,31 @@ class ConvLayer(Layer):
         """Carry a cotangent back to the input, weight and bias (50), (51), (58)."""
         g_input, g_weight, g_bias = ops.conv_vjp(g, z, w, selection, self, needs_input=needs_input)
         return g_input, g_weight, g_bias
+
+    def cotangent(self, g: Tensor, selection: Any) -> Tensor:
+        """Carry a cotangent of the output back to before ReLU and pooling: (N, Hc, Wc, O)."""
+        return conv_cotangent(g, selection, self)
+
+    def cotangent_input(self, u: Tensor, w: Tensor) -> Tensor:
+        """Carry it on to the input."""
+        return conv_transpose(u, w, self)
+
+    def factor_rows(self, z: Tensor, u: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Patches on a coarse grid of random offset, with a one, and cotangents at all positions.
+
+        The grid has about `GRID` positions along a side: neighbouring patches are nearly the same.
+        """
+        windows = F.pad(z, (0, 0, self.padding[1], self.padding[1], self.padding[0], self.padding[0]))
+        for axis, side in enumerate((self.conv_height, self.conv_width)):
+            gap = 1 if side <= SMALL_SIDE else max(2, -(-side // GRID))
+            first = int(rng.integers(gap)) * self.stride[axis]
+            windows = windows.narrow(axis + 1, first, windows.shape[axis + 1] - first)
+            windows = windows.unfold(axis + 1, self.kernel[axis], gap * self.stride[axis])
+        # (N, rows, columns, C, KH, KW) to patches in the weight's order
+        patches = z.new_ones((*windows.shape[:3], self.fan_in + 1))
+        in_order = patches[..., :-1].view(*windows.shape[:3], *self.kernel, self.channels)
+        in_order.copy_(windows.permute(0, 1, 2, 4, 5, 3))
+        return patches.flatten(0, 2), u.flatten(0, 2)
 
     def masked_rows(self, rows: Tensor, z_next: Tensor) -> Tensor:
         """Rows, zero where the ReLU is off; before an average that cannot be said of a pooled output."""

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -121,6 +122,18 @@ class DenseLayer(Layer):
         if selection is not None:
             g = mask(g, selection)
         return (g @ w if needs_input else None), g.t() @ z, g.sum(0)
+
+    def cotangent(self, g: Tensor, selection: Tensor | None) -> Tensor:
+        """Carry a cotangent of the output back to before the ReLU."""
+        return g if selection is None else mask(g, selection)
+
+    def cotangent_input(self, u: Tensor, w: Tensor) -> Tensor:
+        """Carry it on to the input."""
+        return u @ w
+
+    def factor_rows(self, z: Tensor, u: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Inputs with a one, and cotangents: a row per image."""
+        return torch.cat([z, z.new_ones((len(z), 1))], 1), u
 
     def masked_rows(self, rows: Tensor, z_next: Tensor) -> Tensor:
         """Rows, zero where the ReLU is off."""

@@ -1,0 +1,126 @@
+"""Settings of the stochastic solver, and where it is after an epoch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+__all__ = ["StochasticOptions", "StochasticState"]
+
+
+@dataclass(frozen=True)
+class StochasticOptions:
+    """Settings of the stochastic solver. The defaults are measured; `docs/solver.md` says what each bought.
+
+    Attributes
+    ----------
+    epochs : int
+        Passes over the training images, each drawn once a pass.
+    tol : float
+        Relative fall of f in an epoch below which the epoch counts as stalled.
+    patience : int
+        Stalled epochs in a row after which to stop.
+    batch_size, batch_growth, max_batch_size : int, float, int
+        Images of a gradient: `batch_growth` times those seen so far, between the two sizes, and at most a
+        quarter of the training images but 32.
+    statistics_images, statistics_every : int
+        Images of the batch from which the factors are renewed, and steps between.
+    inverse_every : int
+        Steps between inversions of the factors.
+    curvature_images : int
+        Images of the batch on which the curvature along the step is measured.
+    damping : float
+        Damping, as a share of the metric's mean diagonal entry; 1 / C is added.
+    momentum : float
+        Largest share of the past in the average of the gradients.
+    smoothing : float
+        Largest share of the past in the averages of slope and curvature.
+    relaxation : float
+        Multiple of the step at which the model is smallest.
+    halves : bool
+        Whether the slope is measured between the gradients of two halves of the batch; otherwise the
+        gradient is multiplied with its own direction, and what noise they share counts as slope.
+    averaging : float
+        eta of the returned average: its newest point has weight (eta + 1) / (k + eta) after k points.
+    trust : float
+        Most of f that the quadratic term of a step may reach.
+    check_images : int
+        Most training images on which the averaged parameters are compared between epochs.
+    seed : int
+        Seed of the order of the images and of the draws.
+    """
+
+    epochs: int = 10
+    tol: float = 0.0
+    patience: int = 10
+    batch_size: int = 256
+    batch_growth: float = 0.01
+    max_batch_size: int = 4000
+    statistics_images: int = 128
+    statistics_every: int = 4
+    inverse_every: int = 10
+    curvature_images: int = 64
+    damping: float = 0.1
+    momentum: float = 0.9
+    smoothing: float = 0.9
+    relaxation: float = 2.0
+    halves: bool = True
+    averaging: float = 8.0
+    trust: float = math.inf
+    check_images: int = 4096
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class StochasticState:
+    """Where the solver is after an epoch, and all it needs to go on.
+
+    Attributes
+    ----------
+    iteration : int
+        Epochs done.
+    theta : Tensor of shape (n,)
+        Parameters to keep: of the averages at the ends of the epochs, the one with the smallest f.
+    f, training_accuracy : float
+        At theta, over the same `check_images` training images each time; all images where there are no more.
+    step : float
+        Mean alpha of the epoch's steps.
+    gradient_images : int
+        Images of the last gradient.
+    n_returns : int
+        Steps taken back so far, the solver returning to the averaged parameters.
+    n_stalled : int
+        Epochs in a row in which f fell by less than `tol` of it.
+    seconds, passes : float
+        Time spent and passes made since the start. A forward and backward pass counts one an image, a
+        forward pass a half; so do the factors' statistics and the curvature for the passes they are.
+    point, average, momentum : Tensor of shape (n,)
+        Newest parameters, their average, and the average of the gradients.
+    factors : Tensor
+        Running averages of the metric's factors.
+    scalars, steps : dict
+        The numbers that go with them.
+    sampler : dict
+        State of the draws.
+    """
+
+    iteration: int
+    theta: Tensor
+    f: float
+    training_accuracy: float
+    step: float
+    gradient_images: int
+    n_returns: int
+    n_stalled: int
+    seconds: float
+    passes: float
+    point: Tensor
+    average: Tensor
+    momentum: Tensor
+    factors: Tensor
+    scalars: dict[str, Any]
+    steps: dict[str, Any]
+    sampler: dict[str, Any]
