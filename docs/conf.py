@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 from pathlib import Path
@@ -13,6 +14,7 @@ import matplotlib
 matplotlib.use("agg")
 
 import typer
+from sphinx.util.fileutil import copy_asset
 from typer.cli import get_docs_for_click
 
 import hfcnn
@@ -32,6 +34,8 @@ extensions = [
     "sphinx.ext.mathjax",
     "myst_parser",
     "numpydoc",
+    "sphinx_copybutton",
+    "sphinx_design",
     "sphinx_gallery.gen_gallery",
 ]
 exclude_patterns = ["_build", "examples", "auto_examples/**/*.ipynb"]
@@ -42,15 +46,27 @@ html_theme = "pydata_sphinx_theme"
 html_static_path = ["_static"]
 html_css_files = ["hfcnn.css"]
 html_show_sourcelink = False
+html_favicon = "_static/favicon.svg"
 html_theme_options = {
+    "logo": {"text": f"hfcnn {release}", "image_light": "_static/logo.svg", "image_dark": "_static/logo.svg"},
     "show_prev_next": False,
     "navigation_with_keys": False,
     "secondary_sidebar_items": ["page-toc"],
 }
 html_sidebars = {
     page: []
-    for page in ("quickstart", "method", "cli", "faq", "kernels", "performance", "results/*", "changelog")
+    for page in (
+        *("index", "quickstart", "method", "architecture", "cli", "faq", "kernels", "performance"),
+        *("results/*", "changelog", "CONTRIBUTING"),
+    )
 }
+
+# formulas are set without a network: see copy_mathjax
+mathjax_path = "mathjax/tex-chtml.js"
+
+# what is copied of an example is what one types
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
 
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence"]
 myst_heading_anchors = 3
@@ -112,6 +128,15 @@ def drop_missing_reports(app, docname, source) -> None:
             source[0] = re.sub(rf"\[(\w+)\]\({re.escape(pattern)}\.md\)", r"\1", source[0])
 
 
+def copy_mathjax(app, exception) -> None:
+    """Copy of MathJax what the pages use: one script and its fonts, 2 of 24 MB."""
+    if exception is None:
+        (package,) = importlib.util.find_spec("sphinx-mathjax-offline").submodule_search_locations
+        source, target = Path(package, "static", "mathjax"), Path(app.outdir, "_static", "mathjax")
+        copy_asset(source / "tex-chtml.js", target)
+        copy_asset(source / "output" / "chtml" / "fonts", target / "output" / "chtml" / "fonts")
+
+
 def setup(app) -> None:
     """Register the above."""
     for stub in (HERE / "api" / "generated").glob("*.rst"):  # of names that may be gone by now
@@ -119,3 +144,4 @@ def setup(app) -> None:
     write_command_line_reference()
     app.connect("autodoc-process-docstring", escape_docstring, priority=400)  # before numpydoc, at 500
     app.connect("source-read", drop_missing_reports)
+    app.connect("build-finished", copy_mathjax)
