@@ -46,6 +46,7 @@ html_theme = "pydata_sphinx_theme"
 html_static_path = ["_static"]
 html_css_files = ["hfcnn.css"]
 html_show_sourcelink = False
+html_context = {"default_mode": "auto"}
 html_favicon = "_static/favicon.svg"
 html_theme_options = {
     "logo": {"text": f"hfcnn {release}", "image_light": "_static/logo.svg", "image_dark": "_static/logo.svg"},
@@ -109,12 +110,15 @@ def write_command_line_reference() -> None:
 
 
 def escape_docstring(app, what, name, obj, options, lines) -> None:
-    """Keep ``|S|`` and ``coef_`` in docstrings from being read as substitutions and links."""
+    """Keep ``|S|``, ``coef_`` and ``(N, *shape)`` in docstrings from being read as markup."""
     for number, line in enumerate(lines):
         entry = re.match(r"[\w, ]+ : ", line)
         head = entry.group() if entry else ""  # names that numpydoc escapes itself
         parts = re.split(r"(`+[^`]*`+)", line[len(head) :])
-        parts[::2] = [re.sub(r"\||(?<=\w)_(?!\w)", r"\\\g<0>", part) for part in parts[::2]]
+        parts[::2] = [
+            re.sub(r"\||(?<=\w)_(?!\w)|(?<= )\*(?=\w)(?![^*]*\w\*(?!\w))", r"\\\g<0>", part)
+            for part in parts[::2]
+        ]
         lines[number] = head + "".join(parts)
 
 
