@@ -44,6 +44,7 @@ def report(
     target: Annotated[Names, typer.Option(help="sm_80, sm_90, sm_100 or gfx942; all by default.")] = None,
     network: Annotated[Names, typer.Option(help="cnn3 or cnn5; both by default.")] = None,
     op: Annotated[Names, typer.Option(help="An operation, such as conv_jvp; all by default.")] = None,
+    images: Annotated[int, typer.Option(min=1, help="Images of each launch.")] = 1024,
     quick: Annotated[bool, typer.Option("--quick", help="A sample: a minute instead of an hour.")] = False,
     summary: Annotated[bool, typer.Option("--summary", help="Print the last table only.")] = False,
     json: Annotated[Path | None, typer.Option(help="Write all figures here as JSON.")] = None,
@@ -54,7 +55,8 @@ def report(
     """Compile every kernel at every shape of the presets for real GPUs; no GPU is needed.
 
     Ends with status 1 if a kernel spills more than 64 bytes a thread, needs more shared memory than the
-    target has, does not compile, or has a tf32 dot that does not reach the matrix units.
+    target has, does not compile, or has a tf32 dot that does not reach the matrix units. A step is a turn of
+    the hot loop: its instructions for matrix units + memory + integers + the rest, and the bits of its loads.
     """
     from . import report_tables
     from .compile_report import compile_cases
@@ -63,9 +65,9 @@ def report(
     console = terminal(REPORT_WIDTH)
     with _bad_parameters():
         chosen = {"networks": network, "targets": target, "ops": op}
-        selected = cases(**{name: tuple(value) for name, value in chosen.items() if value})
+        selected = cases(**{name: tuple(value) for name, value in chosen.items() if value}, n_images=images)
     if quick:
-        sample = set(quick_cases())
+        sample = set(quick_cases(n_images=images))
         selected = [case for case in selected if case in sample]
     if not selected:
         raise typer.BadParameter("the quick sample holds nothing of what was chosen")
@@ -80,6 +82,7 @@ def report(
     for name in () if summary else dict.fromkeys(row.case.target for row in rows):
         console.print(report_tables.launches_table([row for row in rows if row.case.target == name], name))
     console.print(report_tables.summary_table(rows))
+    console.print(report_tables.product_table(rows))
     if json:
         json.write_text(report_tables.report_json(rows))
     if markdown:

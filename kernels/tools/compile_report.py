@@ -13,7 +13,7 @@ import json
 import math
 import os
 import textwrap
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
@@ -27,7 +27,7 @@ import triton
 from ..launch import TARGETS, Launch
 from .machine_code import MachineCode, compile_launch, compiler_environment
 from .report_cases import KernelCase
-from .roofline import Resources, gpu_of_arch, occupancy, roofline
+from .roofline import Gpu, Resources, gpu_of_arch, occupancy, roofline
 
 __all__ = ["MAX_SPILL", "CompiledLaunch", "default_cache", "compile_cases", "faults", "source_hash"]
 
@@ -35,7 +35,7 @@ __all__ = ["MAX_SPILL", "CompiledLaunch", "default_cache", "compile_cases", "fau
 #: spill in a hot loop that was seen is 96.
 MAX_SPILL = 64
 #: Raise it when `MachineCode` or how it is read changes: cached results are then dropped.
-CACHE_FORMAT = 1
+CACHE_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,9 @@ class CompiledLaunch:
         Least seconds on the target's GPU.
     bound : str
         What bounds it: "memory" or "arithmetic".
+    issue : float or None
+        Seconds that the target's GPU takes to issue the instructions of all programs, one for each of a
+        unit's schedulers at every clock; None where they could not be counted.
     faults : tuple of str
         What fails it; empty if nothing.
     """
@@ -77,7 +80,13 @@ class CompiledLaunch:
     occupancy: float
     roofline: float
     bound: str
+    issue: float | None
     faults: tuple[str, ...]
+
+    @property
+    def predicted(self) -> float:
+        """Seconds that it takes at least: those of the roofline, or those to issue its instructions."""
+        return max(self.roofline, self.issue or 0.0)
 
 
 def default_cache() -> Path:
@@ -129,7 +138,7 @@ def compile_cases(
     folder = cache or default_cache()
     folder.mkdir(parents=True, exist_ok=True)
     planned = [(case, index, launch) for case in selected for index, launch in enumerate(case.launches())]
-    keys = [_key(launch, case.target) for case, _, launch in planned]
+    keys = [_key(launch, case.target, _scalars(case, launch)) for case, _, launch in planned]
     results = {key: code for key in keys if (code := _read(folder / f"{key}.json"))}
     missing = {
         key: (case, index) for key, (case, index, _) in zip(keys, planned, strict=True) if key not in results
@@ -161,8 +170,17 @@ def _row(case: KernelCase, launch: Launch, code: MachineCode) -> CompiledLaunch:
         occupancy=occupancy(gpu, Resources(code.registers, code.shared, launch.num_warps)),
         roofline=roof.seconds,
         bound=roof.bound,
+        issue=_issue_seconds(gpu, launch, code),
         faults=faults(case.target, code),
     )
+
+
+def _issue_seconds(gpu: Gpu, launch: Launch, code: MachineCode) -> float | None:
+    """Seconds to issue the instructions of all programs, of which some unit has the most."""
+    if code.issued is None or not gpu.schedulers:
+        return None
+    programs = -(-math.prod(launch.grid) // gpu.units)
+    return programs * launch.num_warps * code.issued / (gpu.schedulers * gpu.clock)
 
 
 def _compile_all(missing: dict[str, tuple[KernelCase, int]], jobs: int) -> Iterator[tuple[str, MachineCode]]:
@@ -196,11 +214,19 @@ def _compile_batch(batch: dict[str, tuple[KernelCase, int]], jobs: int) -> Itera
 
 
 def _compile_one(case: KernelCase, index: int) -> MachineCode:
-    return compile_launch(case.launches()[index], TARGETS[case.target])
+    launch = case.launches()[index]
+    return compile_launch(launch, TARGETS[case.target], _scalars(case, launch))
 
 
-def _key(launch: Launch, target: str) -> str:
-    """Hash of all that the machine code depends on."""
+def _scalars(case: KernelCase, launch: Launch) -> dict[str, int]:
+    """Values of the launch's integer arguments: images, rows (images times cotangents) or elements."""
+    rows = case.n_images * max(1, case.n_outputs)
+    known = {"n_images": case.n_images, "n": case.n_images, "n_rows": rows}
+    return {name: known[name] for name, kind in launch.signature.items() if kind[0] == "i" and name in known}
+
+
+def _key(launch: Launch, target: str, scalars: Mapping[str, int] | None = None) -> str:
+    """Hash of all that the machine code and the counts of its instructions depend on."""
     parts = (
         CACHE_FORMAT,
         triton.__version__,
@@ -210,6 +236,7 @@ def _key(launch: Launch, target: str) -> str:
         list(launch.signature.items()),
         sorted((name, repr(value)) for name, value in launch.constexprs.items()),
         sorted((name, repr(value)) for name, value in launch.compile_options().items()),
+        sorted((scalars or {}).items()),
     )
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 

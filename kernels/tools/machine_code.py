@@ -14,9 +14,12 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from .loops import hot_loop, issued, parse_machine_code
+from .trip_counts import trip_counts
 
 if TYPE_CHECKING:
     from ..launch import Launch, Target
@@ -52,6 +55,13 @@ class MachineCode:
         Time to compile.
     error : str
         Why it did not compile; empty if it did.
+    step : mapping of str to int
+        Instructions of a turn of the hot loop, by class: "matrix", "memory", "integer" and "other". Empty on
+        AMD, as are the next two.
+    loads : mapping of str to int
+        Loads from global memory in a turn of the hot loop, by their width in bits.
+    issued : float or None
+        Instructions that each warp issues in a program; None where the loops do not tell.
     """
 
     registers: int = 0
@@ -61,6 +71,9 @@ class MachineCode:
     dots: Mapping[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     error: str = ""
+    step: Mapping[str, int] = field(default_factory=dict)
+    loads: Mapping[str, int] = field(default_factory=dict)
+    issued: float | None = None
 
 
 @contextlib.contextmanager
@@ -93,7 +106,7 @@ def _set_environment(values: Mapping[str, str | None]) -> None:
             os.environ[name] = value
 
 
-def compile_launch(launch: Launch, target: Target) -> MachineCode:
+def compile_launch(launch: Launch, target: Target, scalars: Mapping[str, int] | None = None) -> MachineCode:
     """Compile a launch, specialised as the real launch on aligned tensors would be.
 
     Parameters
@@ -102,6 +115,8 @@ def compile_launch(launch: Launch, target: Target) -> MachineCode:
         One of `hfcnn.kernels.launch.launches`, in a process without TRITON_INTERPRET.
     target : Target
         What it was planned for.
+    scalars : mapping of str to int or None, default=None
+        Values of the kernel's integer arguments, which the trips of its loops may depend on.
 
     Returns
     -------
@@ -117,7 +132,11 @@ def compile_launch(launch: Launch, target: Target) -> MachineCode:
     shared, asm = int(compiled.metadata.shared), compiled.asm
     dots = count_dots(asm["ttir"])
     if "cubin" in asm:
-        return inspect_cubin(asm["cubin"], shared=shared, dots=dots, seconds=seconds)
+        code, listing = inspect_cubin(asm["cubin"], shared=shared, dots=dots, seconds=seconds)
+        instructions = parse_machine_code(listing)
+        hot = hot_loop(instructions)
+        times = issued(instructions, trip_counts(asm["ttir"], scalars or {}), launch.num_warps)
+        return replace(code, step=hot.step, loads=hot.loads, issued=times)
     return inspect_amdgcn(asm["amdgcn"], shared=shared, dots=dots, seconds=seconds)
 
 
@@ -147,8 +166,10 @@ def count_dots(ttir: str) -> Counter[str]:
     return Counter(match[1] if match else "ieee" for match in precisions)
 
 
-def inspect_cubin(cubin: bytes, *, shared: int, dots: Mapping[str, int], seconds: float) -> MachineCode:
-    """Read registers and stack with cuobjdump, and matrix instructions with nvdisasm.
+def inspect_cubin(
+    cubin: bytes, *, shared: int, dots: Mapping[str, int], seconds: float
+) -> tuple[MachineCode, str]:
+    """Read registers and stack with cuobjdump, matrix instructions with nvdisasm; its listing is second.
 
     Parameters
     ----------
@@ -165,7 +186,7 @@ def inspect_cubin(cubin: bytes, *, shared: int, dots: Mapping[str, int], seconds
     registers, stack, static = (_integer(rf"\b{name}:(\d+)", usage) for name in ("REG", "STACK", "SHARED"))
     matrix = Counter(_short_name(match[0]) for match in SASS_MATRIX.finditer(sass))
     # the system's own 1 KiB is among cuobjdump's static bytes where Triton's are dynamic
-    return MachineCode(registers, stack, max(shared, static), dict(matrix), dict(dots), seconds)
+    return MachineCode(registers, stack, max(shared, static), dict(matrix), dict(dots), seconds), sass
 
 
 def inspect_amdgcn(amdgcn: str, *, shared: int, dots: Mapping[str, int], seconds: float) -> MachineCode:

@@ -74,6 +74,7 @@ def cases(
     targets: Sequence[str] = tuple(TARGETS),
     ops: Sequence[str] = tuple(USES),
     images: Sequence[str] = tuple(IMAGES),
+    n_images: int = IMAGES_PER_LAUNCH,
 ) -> list[KernelCase]:
     """List every op at every shape of the networks; shapes that networks share come once.
 
@@ -95,12 +96,14 @@ def cases(
     found: dict[KernelCase, list[str]] = {}
     for target in targets:
         for op in ops:
-            for case, where in _shapes(op, networks, images):
+            for case, where in _shapes(op, networks, images, n_images):
                 found.setdefault(replace(case, target=target), []).append(where)
     return [replace(case, where=tuple(where)) for case, where in found.items()]
 
 
-def _shapes(op: str, networks: Sequence[str], images: Sequence[str]) -> Iterator[tuple[KernelCase, str]]:
+def _shapes(
+    op: str, networks: Sequence[str], images: Sequence[str], n_images: int
+) -> Iterator[tuple[KernelCase, str]]:
     from hfcnn.network import Network
 
     for precision in USES[op]:
@@ -115,7 +118,7 @@ def _shapes(op: str, networks: Sequence[str], images: Sequence[str]) -> Iterator
                         continue
                     where, conv = f"{name} {data} {number}", cast("ConvLayer", layer)
                     for k in _cotangents(op, precision):
-                        yield KernelCase(op, conv, IMAGES_PER_LAUNCH, "", precision, k, number == 1), where
+                        yield KernelCase(op, conv, n_images, "", precision, k, number == 1), where
 
 
 def _cotangents(op: str, precision: str) -> tuple[int, ...]:
@@ -125,10 +128,12 @@ def _cotangents(op: str, precision: str) -> tuple[int, ...]:
     return (1, N_OUTPUTS) if op == "conv_vjp_input" and precision == "tf32" else (1,)
 
 
-def quick_cases(targets: Sequence[str] = tuple(TARGETS)) -> list[KernelCase]:
+def quick_cases(
+    targets: Sequence[str] = tuple(TARGETS), n_images: int = IMAGES_PER_LAUNCH
+) -> list[KernelCase]:
     """List a sample: every op at the middle layer of cnn3 on MNIST for sm_90, two ops for other targets."""
     sample = []
-    for case in cases(("cnn3",), targets, images=("MNIST",)):
+    for case in cases(("cnn3",), targets, images=("MNIST",), n_images=n_images):
         is_middle = case.layer is None or case.where == ("cnn3 MNIST 2",)
         if is_middle and case.precision == "tf32" and case.n_outputs == (10 if "jac" in case.op else 1):
             if case.target == "sm_90" or case.op in ("conv_jvp", "conv_vjp_weight"):

@@ -12,7 +12,8 @@ import triton
 from hfcnn.report import markdown_table, terminal_table
 
 from .compile_report import MAX_SPILL, CompiledLaunch
-from .report_cases import IMAGES_PER_LAUNCH, KernelCase
+from .machine_code import MachineCode
+from .report_cases import KernelCase
 from .roofline import gpu_of_arch
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "launches_table",
+    "product_lines",
+    "product_table",
     "report_json",
     "report_markdown",
     "summary_table",
@@ -30,10 +33,18 @@ __all__ = [
 
 REPORT_COLUMNS = (
     "layer", "op", "kernel", "precision", "warps", "registers", "spilled B", "shared KiB", "occupancy %",
-    "matrix instructions", "MFLOP", "MB", "unfused MB", "roofline us", "bound", "verdict",
+    "matrix instructions", "step", "loads", "MFLOP", "MB", "unfused MB", "roofline us", "bound",
+    "issue us", "verdict",
 )  # fmt: skip
+#: Ops of a Gauss-Newton product by the R-operator.
+PRODUCT_OPS = ("conv_jvp", "conv_vjp_input", "conv_vjp_weight")
+PRODUCT_COLUMNS = ("target", "network", *PRODUCT_OPS, "roofline us", "predicted us")
+PRODUCT_NOTE = (
+    "By the R-operator in tf32, convolutional layers alone. A launch is predicted to take its roofline time "
+    "or the time to issue its instructions, whichever is longer: no latency, no waiting, so a floor."
+)
 #: Columns of words, not figures.
-WORDS = ("target", "layer", "op", "kernel", "kernels", "bound", "verdict")
+WORDS = ("target", "network", "layer", "op", "kernel", "kernels", "bound", "verdict")
 TRAFFIC_COLUMNS = ("layer", "op", "MFLOP", "kB read", "kB written", "kB unfused", "ratio")
 SUMMARY_COLUMNS = (
     "target", "kernels", "precision", "registers", "spilled B", "shared KiB", "occupancy %",
@@ -60,7 +71,7 @@ def report_markdown(rows: Sequence[CompiledLaunch]) -> str:
     failed = [[row.case.target, *_cells(row)] for row in rows if row.faults]
     parts = [
         "# Compile report",
-        f"Written by `hfcnn kernels report --markdown`, Triton {triton.__version__}; {IMAGES_PER_LAUNCH:,} "
+        f"Written by `hfcnn kernels report --markdown`, Triton {triton.__version__}; {_images(rows):,} "
         "images per launch. No GPU took part: roofline times are bounds from published peaks, not "
         f"measurements. A kernel fails if it spills more than {MAX_SPILL} bytes a thread, needs more shared "
         "memory than the target has, does not compile, or has a tf32 dot without matrix instructions.",
@@ -68,17 +79,54 @@ def report_markdown(rows: Sequence[CompiledLaunch]) -> str:
         markdown_table(SUMMARY_COLUMNS, _summary(rows)).rstrip(),
         "## Failed",
         markdown_table(("target", *REPORT_COLUMNS), failed).rstrip() if failed else "None.",
+        "## A Gauss-Newton product",
+        PRODUCT_NOTE,
+        markdown_table(PRODUCT_COLUMNS, product_lines(rows)).rstrip(),
         "## Every shape",
         "A target's cell: registers a thread, bytes spilled, shared memory, occupancy, matrix instructions, "
         "roofline time on "
         + ", ".join(f"{gpu_of_arch(target).name} ({target})" for target in targets)
-        + ". MB is what the kernel reads and writes; unfused MB what torch's version of the whole op does.",
+        + "; on NVIDIA's, the instructions of a turn of the hot loop (matrix+memory+integer+other), and the "
+        "time to issue those of all programs. MB is what the kernel reads and writes; unfused MB what "
+        "torch's version of the whole op does.",
         markdown_table(
             ("layer", "op", "kernel", "MFLOP", "MB", "unfused MB", *targets),
             [_shape_line(found, targets) for found in shapes.values()],
         ).rstrip(),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _images(rows: Iterable[CompiledLaunch]) -> int:
+    return next((row.case.n_images for row in rows if row.case.layer is not None), 0)
+
+
+def product_lines(rows: Iterable[CompiledLaunch]) -> list[list[str]]:
+    """Add up the launches of a product by the R-operator in tf32, of each network on each target."""
+    sums: dict[tuple[str, str], dict[str, list[CompiledLaunch]]] = {}
+    for row in rows:
+        case = row.case
+        if case.op in PRODUCT_OPS and case.precision == "tf32" and case.n_outputs == 1:
+            for where in case.where:
+                found = sums.setdefault((case.target, where.rpartition(" ")[0]), {})
+                found.setdefault(case.op, []).append(row)
+    return [
+        [
+            target,
+            where,
+            *(f"{1e6 * sum(row.predicted for row in ops.get(op, [])):,.0f}" for op in PRODUCT_OPS),
+            f"{1e6 * sum(row.roofline for found in ops.values() for row in found):,.0f}",
+            f"{1e6 * sum(row.predicted for found in ops.values() for row in found):,.0f}",
+        ]
+        for (target, where), ops in sums.items()
+        if target != "gfx942"
+    ]
+
+
+def product_table(rows: Iterable[CompiledLaunch]) -> Table:
+    """Build a rich table of `product_lines`."""
+    title = f"A product by the R-operator, {_images(rows := list(rows)):,} images, us at least"
+    return terminal_table(title, PRODUCT_COLUMNS, product_lines(rows), left=WORDS)
 
 
 def traffic_lines(selected: Iterable[KernelCase]) -> list[list[str]]:
@@ -124,7 +172,7 @@ def _shape_line(found: Mapping[str, CompiledLaunch], targets: Iterable[str]) -> 
             continue
         row = found[target]
         code, dots = row.code, _precision(row)
-        figures = (
+        figures: tuple[str, ...] = (
             f"{code.registers}",
             f"{code.spilled} B",
             f"{code.shared / 1024:.0f} KiB",
@@ -132,8 +180,10 @@ def _shape_line(found: Mapping[str, CompiledLaunch], targets: Iterable[str]) -> 
             _instructions(code.matrix) or "none",
             f"{1e6 * row.roofline:,.1f} us",
         )
+        if code.step:
+            figures += (_step(code), "?" if row.issue is None else f"{1e6 * row.issue:,.1f} us")
         texts.append(("" if dots == "-" else f"{dots}: ") + ", ".join(figures))
-    return [*cells[:3], *cells[10:13], *texts]
+    return [*cells[:3], *cells[12:15], *texts]
 
 
 def report_json(rows: Sequence[CompiledLaunch]) -> str:
@@ -154,11 +204,14 @@ def _cells(row: CompiledLaunch) -> list[str]:
         f"{code.shared / 1024:.0f}",
         f"{100 * row.occupancy:.0f}",
         _instructions(code.matrix) or "-",
+        _step(code),
+        ", ".join(f"{count} x {bits}" for bits, count in code.loads.items()) or "-",
         f"{row.flops / 1e6:,.0f}",
         f"{row.bytes_moved / 1e6:,.1f}",
         f"{row.bytes_unfused / 1e6:,.1f}" if row.bytes_unfused else "-",
         f"{1e6 * row.roofline:,.1f}",
         row.bound,
+        "-" if row.issue is None else f"{1e6 * row.issue:,.1f}",
         "; ".join(row.faults) or "ok",
     ]
 
@@ -186,6 +239,11 @@ def _precision(row: CompiledLaunch) -> str:
 
 def _instructions(matrix: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in sorted(matrix.items()))
+
+
+def _step(code: MachineCode) -> str:
+    """Instructions of a turn of the hot loop: matrix+memory+integer+other."""
+    return "+".join(str(count) for count in code.step.values()) or "-"
 
 
 def _summary(rows: Iterable[CompiledLaunch]) -> list[list[str]]:

@@ -44,6 +44,10 @@ class Gpu:
         Registers of a thread at most.
     max_warps, max_blocks : int
         Warps and programs a unit at most.
+    clock : float
+        Cycles a second at which the published operations are reached.
+    schedulers : int
+        Instructions that a unit issues in a cycle, each of another warp; 0 where they are not counted.
     """
 
     name: str
@@ -62,6 +66,8 @@ class Gpu:
     max_registers: int
     max_warps: int
     max_blocks: int
+    clock: float
+    schedulers: int
 
     @property
     def target(self) -> str:
@@ -76,10 +82,11 @@ def _nvidia(
     bandwidth: float,
     units: int,
     shared_kib: tuple[int, int],
+    clock: float,
 ) -> Gpu:
     # registers, warps and blocks: CUDA C++ Programming Guide, "Technical Specifications per Compute
     # Capability" (8.0, 9.0, 10.0 agree); one KiB a block is reserved since 8.0; 256 registers is the
-    # allocation step a warp of the occupancy calculator
+    # allocation step a warp of the occupancy calculator; clocks are those that the published operations imply
     return Gpu(
         name=name,
         backend="cuda",
@@ -97,19 +104,21 @@ def _nvidia(
         max_registers=255,
         max_warps=64,
         max_blocks=32,
+        clock=clock * 1e9,
+        schedulers=4,
     )
 
 
 #: The first GPU of an architecture is the one that a compile report assumes.
 GPUS = (
     # NVIDIA A100 80GB SXM data sheet; Ampere architecture white paper (108 SMs)
-    _nvidia("A100", 80, (156.0, 19.5, 312.0, 19.5), 2.039, 108, (164, 163)),
+    _nvidia("A100", 80, (156.0, 19.5, 312.0, 19.5), 2.039, 108, (164, 163), 1.41),
     # NVIDIA H100 SXM data sheet, halved where it counts sparsity; Hopper architecture white paper (132 SMs)
-    _nvidia("H100", 90, (494.5, 66.9, 989.5, 66.9), 3.35, 132, (228, 227)),
+    _nvidia("H100", 90, (494.5, 66.9, 989.5, 66.9), 3.35, 132, (228, 227), 1.83),
     # NVIDIA H200 SXM data sheet: the H100's arithmetic with HBM3e
-    _nvidia("H200", 90, (494.5, 66.9, 989.5, 66.9), 4.8, 132, (228, 227)),
+    _nvidia("H200", 90, (494.5, 66.9, 989.5, 66.9), 4.8, 132, (228, 227), 1.83),
     # NVIDIA Blackwell architecture technical brief, HGX B200, one GPU, halved where it counts sparsity
-    _nvidia("B200", 100, (1100.0, 80.0, 2250.0, 40.0), 8.0, 148, (228, 227)),
+    _nvidia("B200", 100, (1100.0, 80.0, 2250.0, 40.0), 8.0, 148, (228, 227), 1.86),
     # AMD Instinct MI300X data sheet: matrix operations without sparsity, fp32 by v_mfma_f32_*_f32. CDNA 3
     # instruction set reference: 512 registers a lane and SIMD, in steps of 8, 8 waves a SIMD, LDS 64 KiB
     Gpu(
@@ -129,6 +138,8 @@ GPUS = (
         max_registers=512,
         max_warps=32,
         max_blocks=32,
+        clock=2.1e9,
+        schedulers=0,
     ),
 )
 
