@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -116,6 +116,11 @@ class NewtonState:
     sampler : dict
         State of the subsampling.
     """
+
+    columns: ClassVar[tuple[str, ...]] = (
+        *("iteration", "f", "gradient_norm", "damping", "rho", "step", "cg_iterations", "n_trials"),
+        *("seconds", "passes", "training_accuracy"),
+    )
 
     iteration: int
     theta: Tensor

@@ -1,16 +1,15 @@
-"""Model files: one safetensors file with a JSON header, no pickle; a checkpoint is a model and its run."""
+"""Model files: one safetensors file with a JSON header, no pickle."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
@@ -21,85 +20,32 @@ from hfcnn.layers import LAYER_KINDS, LayerDescription
 from hfcnn.network import Network
 from hfcnn.preprocessing import ImageScaler
 
-if TYPE_CHECKING:
-    from hfcnn.estimator.images import Array, ImageSet
-
 __all__ = [
-    "CheckpointRun",
-    "fingerprint",
+    "check_class",
+    "decode_value",
+    "encode_value",
     "load_model",
     "load_scaler",
-    "read_checkpoint",
-    "save_checkpoint",
+    "model_contents",
+    "read_model_file",
     "save_model",
-    "state_fields",
-    "state_from_fields",
+    "saved_parameters",
+    "write_model_file",
 ]
 
-State = TypeVar("State")
+#: Fitted attributes that a classifier may have, and a model file may hold: all solvers' together.
+ATTRIBUTES = frozenset(
+    {
+        *("classes_", "image_shape_", "network_", "theta_", "history_", "n_iter_"),
+        *("n_features_in_", "feature_names_in_", "damping_", "velocity_", "n_steps_"),
+    }
+)
 
 #: Layout of the file; raised when an older reader could not read a newer one.
 FORMAT = 1
 
-#: Parameters that a resumed fit may change: they do not change what an iteration computes.
-FREE_PARAMETERS = frozenset(
-    {
-        "callbacks",
-        "checkpoint",
-        "checkpoint_every",
-        "device",
-        "max_iter",
-        "memory",
-        "n_jobs",
-        "verbose",
-        "warm_start",
-    }
-)
-
 #: Name of the mean image of a scaler that is kept with a model.
 SCALER_MEAN = "scaler/mean"
-
-#: Images whose values go into a fingerprint; all labels and weights do.
-FINGERPRINT_IMAGES = 256
-
-
-@dataclass(frozen=True)
-class CheckpointRun:
-    """What a checkpoint holds beside the model.
-
-    Attributes
-    ----------
-    state : dict
-        Fields of the algorithm's state: arrays and plain Python values.
-    history : list of dict
-        All records.
-    n_earlier : int
-        Records of earlier fits.
-    best_theta : ndarray of shape (n,) or None
-        Best parameters so far, under early stopping.
-    seeds : dict
-        Seeds of the fit.
-    data : str
-        Fingerprint of the training and validation data.
-    """
-
-    state: dict[str, Any]
-    history: list[dict[str, float]]
-    n_earlier: int
-    best_theta: Array | None
-    seeds: dict[str, int]
-    data: str
-
-    def check_data(self, *sets: ImageSet | None) -> None:
-        """Check that the training and validation data are those of the checkpoint.
-
-        Raises
-        ------
-        ValueError
-            If they are not.
-        """
-        if fingerprint(*sets) != self.data:
-            raise ValueError("the checkpoint is of a fit to other images, labels or weights")
 
 
 def save_model(estimator: Any, path: Any, scaler: ImageScaler | None = None) -> None:
@@ -119,31 +65,10 @@ def save_model(estimator: Any, path: Any, scaler: ImageScaler | None = None) -> 
     TypeError
         If the labels of the classes are not numbers, booleans or strings.
     """
-    arrays, header = _model_contents(estimator)
+    arrays, header = model_contents(estimator)
     if scaler is not None:
         arrays[SCALER_MEAN] = scaler.mean_
-    _write(path, arrays, header)
-
-
-def save_checkpoint(estimator: Any, run: CheckpointRun, path: Any) -> None:
-    """Write an estimator, fitted as far as it is, and its run."""
-    arrays, header = _model_contents(estimator)
-    state = {}
-    for name, value in run.state.items():
-        if isinstance(value, np.ndarray):
-            arrays[f"state/{name}"] = value
-        else:
-            state[name] = value
-    if run.best_theta is not None:
-        arrays["best_theta"] = run.best_theta
-    header["run"] = {
-        "state": state,
-        "history": run.history,
-        "n_earlier": run.n_earlier,
-        "seeds": run.seeds,
-        "data": run.data,
-    }
-    _write(path, arrays, header)
+    write_model_file(path, arrays, header)
 
 
 def load_model(kind: type[Any], path: Any, parameters: dict[str, Any]) -> Any:
@@ -163,12 +88,12 @@ def load_model(kind: type[Any], path: Any, parameters: dict[str, Any]) -> Any:
     ValueError
         If the file is damaged, of another program, of a newer version, or of another class.
     """
-    arrays, header = _read(path)
-    _check_class(kind, header, path)
-    saved = {name: _decode(value) for name, value in header["parameters"].items()}
+    arrays, header = read_model_file(path)
+    check_class(kind, header, path)
+    saved = {name: decode_value(value) for name, value in header["parameters"].items()}
     estimator = kind(**(saved | parameters))
     for name, value in header["fitted"].items():
-        setattr(estimator, name, _decode(value))
+        setattr(estimator, name, decode_value(value))
     for name, array in arrays.items():
         if name.endswith("_"):
             setattr(estimator, name, array)
@@ -184,7 +109,7 @@ def load_scaler(path: Any) -> ImageScaler:
     ValueError
         If the file is damaged, is no model file, or holds no scaler.
     """
-    arrays, _ = _read(path)
+    arrays, _ = read_model_file(path)
     if SCALER_MEAN not in arrays:
         raise ValueError(f"{path} holds a classifier without the scaler of its images")
     scaler = ImageScaler()
@@ -194,75 +119,9 @@ def load_scaler(path: Any) -> ImageScaler:
     return scaler
 
 
-def read_checkpoint(estimator: Any, path: Any) -> CheckpointRun:
-    """Read the run that a checkpoint of the same estimator holds.
-
-    Raises
-    ------
-    ValueError
-        As `load_model`, or if the file is no checkpoint or its parameters are not the estimator's.
-    """
-    arrays, header = _read(path)
-    _check_class(type(estimator), header, path)
-    if "run" not in header:
-        raise ValueError(f"{path} is a model, not a checkpoint: it does not say how its fit was to go on")
-    ours = {name: _encode(value) for name, value in _saved_parameters(estimator).items()}
-    theirs = header["parameters"]
-    differing = [
-        name
-        for name in sorted(ours.keys() | theirs.keys())
-        if name not in FREE_PARAMETERS and ours.get(name) != theirs.get(name)
-    ]
-    if differing:
-        listed = ", ".join(f"{name}={_decode(theirs.get(name))!r}" for name in differing)
-        raise ValueError(f"{path} is a checkpoint of a fit with other parameters: {listed}")
-    run = header["run"]
-    state = run["state"] | {
-        name.removeprefix("state/"): array for name, array in arrays.items() if name.startswith("state/")
-    }
-    return CheckpointRun(
-        state, run["history"], run["n_earlier"], arrays.get("best_theta"), run["seeds"], run["data"]
-    )
-
-
-def fingerprint(*sets: ImageSet | None) -> str:
-    """Digest of image sets: shapes, types, all labels and weights, and a sample of the images."""
-    digest = hashlib.blake2b(digest_size=16)
-    for images in sets:
-        if images is None:
-            digest.update(b"none")
-            continue
-        rows = np.unique(np.linspace(0, len(images) - 1, FINGERPRINT_IMAGES).astype(np.int64))
-        sample = np.ascontiguousarray(images.images[rows])
-        for part in (sample, images.labels, images.weight):
-            if part is not None:
-                digest.update(f"{part.shape}{part.dtype.str}{len(images)}".encode())
-                digest.update(np.ascontiguousarray(part).tobytes())
-    return digest.hexdigest()
-
-
-def state_fields(state: Any) -> dict[str, Any]:
-    """Fields of a state, tensors as arrays."""
-    values = {field.name: getattr(state, field.name) for field in fields(state)}
-    return {
-        name: value.cpu().numpy() if isinstance(value, torch.Tensor) else value
-        for name, value in values.items()
-    }
-
-
-def state_from_fields(kind: type[State], values: dict[str, Any], device: torch.device) -> State:
-    """State whose tensors are on a device."""
-    return kind(
-        **{
-            name: torch.from_numpy(value).to(device) if isinstance(value, np.ndarray) else value
-            for name, value in values.items()
-        }
-    )
-
-
-def _model_contents(estimator: Any) -> tuple[dict[str, Array], dict[str, Any]]:
+def model_contents(estimator: Any) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """Split a fitted estimator into arrays and a header of plain values."""
-    arrays: dict[str, Array] = {}
+    arrays: dict[str, NDArray[Any]] = {}
     fitted: dict[str, Any] = {}
     for name, value in vars(estimator).items():
         if not name.endswith("_") or name.startswith("_") or name == "history_":
@@ -270,19 +129,19 @@ def _model_contents(estimator: Any) -> tuple[dict[str, Array], dict[str, Any]]:
         if isinstance(value, np.ndarray) and value.dtype.kind == "f" and name != "classes_":
             arrays[name] = value
         else:
-            fitted[name] = _encode(value)
+            fitted[name] = encode_value(value)
     arrays |= {f"history/{name}": column for name, column in estimator.history_.items()}
     header = {
         "class": type(estimator).__name__,
         "version": __version__,
-        "parameters": {name: _encode(value) for name, value in _saved_parameters(estimator).items()},
+        "parameters": {name: encode_value(value) for name, value in saved_parameters(estimator).items()},
         "fitted": fitted,
         "history": list(estimator.history_),
     }
     return arrays, header
 
 
-def _saved_parameters(estimator: Any) -> dict[str, Any]:
+def saved_parameters(estimator: Any) -> dict[str, Any]:
     """Parameters that a file can hold: no functions, and of random states only seeds."""
     parameters = {name: value for name, value in estimator.get_params(deep=False).items()}
     parameters["callbacks"] = None
@@ -291,8 +150,8 @@ def _saved_parameters(estimator: Any) -> dict[str, Any]:
     return parameters
 
 
-def _encode(value: Any) -> Any:
-    """Turn a value into what JSON can hold, so that `_decode` gives it back with its type."""
+def encode_value(value: Any) -> Any:
+    """Turn a value into what JSON can hold, so that `decode_value` gives it back with its type."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, np.generic):
@@ -300,48 +159,53 @@ def _encode(value: Any) -> Any:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, LayerDescription):
-        return {"layer": type(value).__name__, "values": {k: _encode(v) for k, v in asdict(value).items()}}
+        return {
+            "layer": type(value).__name__,
+            "values": {k: encode_value(v) for k, v in asdict(value).items()},
+        }
     if isinstance(value, Network):
         return {
-            "network": [_encode(spec) for spec in value.specs],
+            "network": [encode_value(spec) for spec in value.specs],
             "input_shape": list(value.input_shape),
             "n_outputs": value.n_outputs,
         }
     if isinstance(value, tuple):
-        return {"tuple": [_encode(item) for item in value]}
+        return {"tuple": [encode_value(item) for item in value]}
     if isinstance(value, list):
-        return [_encode(item) for item in value]
+        return [encode_value(item) for item in value]
     if isinstance(value, dict):
-        return {"dict": [[_encode(k), _encode(v)] for k, v in value.items()]}
+        return {"dict": [[encode_value(k), encode_value(v)] for k, v in value.items()]}
     if isinstance(value, np.ndarray) and value.dtype.kind in "biufUO":
-        return {"array": [_encode(item) for item in value.tolist()], "dtype": value.dtype.str}
+        return {"array": [encode_value(item) for item in value.tolist()], "dtype": value.dtype.str}
     raise TypeError(f"a model file cannot hold {value!r} of type {type(value).__name__}")
 
 
-def _decode(value: Any) -> Any:
+def decode_value(value: Any) -> Any:
+    """Turn back what `encode_value` made."""
     if isinstance(value, list):
-        return [_decode(item) for item in value]
+        return [decode_value(item) for item in value]
     if not isinstance(value, dict):
         return value
     if "layer" in value:
         kind = LAYER_KINDS[value["layer"]]
-        return kind(**{name: _decode(item) for name, item in value["values"].items()})
+        return kind(**{name: decode_value(item) for name, item in value["values"].items()})
     if "network" in value:
-        specs = [_decode(spec) for spec in value["network"]]
+        specs = [decode_value(spec) for spec in value["network"]]
         return Network(specs, tuple(value["input_shape"]), value["n_outputs"])
     if "tuple" in value:
-        return tuple(_decode(item) for item in value["tuple"])
+        return tuple(decode_value(item) for item in value["tuple"])
     if "dict" in value:
-        return {_decode(key): _decode(item) for key, item in value["dict"]}
-    return np.array([_decode(item) for item in value["array"]], dtype=np.dtype(value["dtype"]))
+        return {decode_value(key): decode_value(item) for key, item in value["dict"]}
+    return np.array([decode_value(item) for item in value["array"]], dtype=np.dtype(value["dtype"]))
 
 
-def _check_class(kind: type[Any], header: dict[str, Any], path: Any) -> None:
+def check_class(kind: type[Any], header: dict[str, Any], path: Any) -> None:
+    """Check that a file holds an estimator of class `kind`: ValueError if not."""
     if header["class"] != kind.__name__:
         raise ValueError(f"{path} holds a {header['class']}, not a {kind.__name__}")
 
 
-def _write(path: Any, arrays: dict[str, Array], header: dict[str, Any]) -> None:
+def write_model_file(path: Any, arrays: dict[str, NDArray[Any]], header: dict[str, Any]) -> None:
     """Write arrays and header, as a whole or not at all."""
     text = json.dumps({"format": FORMAT, **header})
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
@@ -349,7 +213,8 @@ def _write(path: Any, arrays: dict[str, Array], header: dict[str, Any]) -> None:
     write_atomically(path, content)
 
 
-def _read(path: Any) -> tuple[dict[str, Array], dict[str, Any]]:
+def read_model_file(path: Any) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Read arrays and header: ValueError if the file is damaged or of another program."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no file {path}")
     try:

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -70,6 +70,10 @@ class SGDState:
     sampler : dict
         State of the random order.
     """
+
+    columns: ClassVar[tuple[str, ...]] = (
+        *("iteration", "f", "gradient_norm", "learning_rate", "seconds", "passes", "training_accuracy"),
+    )
 
     iteration: int
     theta: Tensor

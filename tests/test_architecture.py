@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 
 #: The layers of the house from the ground up. A module imports from its own layer and those below it.
 LAYERS = {
-    "ground": ["hfcnn._version", "hfcnn.files", "hfcnn.memory", "hfcnn.report"],
+    "ground": ["hfcnn._version", "hfcnn.files", "hfcnn.interrupts", "hfcnn.memory", "hfcnn.report"],
     "operations": ["hfcnn.ops", "hfcnn.selection", "hfcnn.kernels", "hfcnn.kernels.*"],
     "network": [
         "hfcnn.backend",
@@ -39,7 +39,14 @@ LAYERS = {
     "sums over images": ["hfcnn.images", "hfcnn.objective", "hfcnn.gauss_newton"],
     "solvers": [
         *("hfcnn.conjugate_gradient", "hfcnn.line_search", "hfcnn.damping", "hfcnn.sampling", "hfcnn.newton"),
-        *("hfcnn.sgd", "hfcnn.kfac", "hfcnn.batch_model", "hfcnn.measured_step", "hfcnn.stochastic*"),
+        *(
+            "hfcnn.solver",
+            "hfcnn.sgd",
+            "hfcnn.kfac",
+            "hfcnn.batch_model",
+            "hfcnn.measured_step",
+            "hfcnn.stochastic*",
+        ),
     ],
     "data": ["hfcnn.preprocessing", "hfcnn.datasets", "hfcnn.datasets.*"],
     "estimators": [

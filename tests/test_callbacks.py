@@ -139,8 +139,8 @@ def test_a_terminal_gets_a_bar_with_the_time_that_remains():
     console = Console(file=written, force_terminal=True, width=120)
 
     class Shown(type(newton())):
-        def _progress(self, objective, last):
-            return [Progress(self._title(objective), last, console)]
+        def _progress(self, objective, solver):
+            return [Progress(self._title(objective, solver), solver.last, console)]
 
         __init__ = type(newton()).__init__
 

@@ -136,7 +136,9 @@ def test_images_that_are_refused(images, error, message):
 
 def test_shape_is_compared_at_predict():
     classifier = newton(max_iter=1).fit(X, y)
-    with pytest.raises(ValueError, match="X has 56 features, but NewtonCNNClassifier is expecting 64"):
+    with pytest.raises(
+        ValueError, match=r"shape \(7, 8, 1\), but NewtonCNNClassifier was fitted on .*\(8, 8, 1"
+    ):
         classifier.predict(X[:, 1:])
     with pytest.raises(ValueError, match="X has 56 features, but NewtonCNNClassifier is expecting 64"):
         classifier.predict(X.reshape(len(X), -1)[:, 8:])
@@ -144,8 +146,8 @@ def test_shape_is_compared_at_predict():
         classifier.predict(X.reshape(-1, 4, 16))
     with pytest.raises(ValueError, match=r"image_shape is \(8, 8, 1\)"):
         newton(image_shape=(8, 8)).fit(X.reshape(-1, 4, 16), y)
-    with pytest.raises(ValueError, match="image_shape must be"):
-        newton(image_shape=(8,)).fit(X, y)
+    with pytest.raises(ValueError, match=r"64 values per image, but image_shape \(4, 4, 3\) needs 48"):
+        newton(image_shape=(4, 4, 3)).fit(X.reshape(len(X), -1), y)
     with pytest.raises(NotFittedError):
         newton().predict(X)
 
@@ -211,37 +213,6 @@ def test_one_class_is_refused():
         newton().fit(X, None)
     with pytest.raises(ValueError, match="Unknown label type"):
         newton().fit(X, np.linspace(0, 1, len(X)))
-
-
-@pytest.mark.parametrize(
-    ("parameters", "error", "message"),
-    [
-        ({"C": 0}, ValueError, "C == 0, must be > 0"),
-        ({"C": "1"}, TypeError, "C must be an instance of float"),
-        ({"C": np.nan}, ValueError, "C must be positive"),
-        ({"max_iter": 0}, ValueError, "max_iter == 0, must be >= 1"),
-        ({"tol": -1.0}, ValueError, "tol"),
-        ({"batch_size": 0}, ValueError, "batch_size"),
-        ({"n_jobs": 0}, ValueError, "n_jobs"),
-        ({"network": "cnn4"}, ValueError, "no preset 'cnn4'"),
-        ({"network": 3}, ValueError, "network must be 'cnn3', 'cnn5' or a list"),
-        ({"network": [Conv(2, 3, pool=9)]}, ValueError, "shrinks the image to nothing"),
-        ({"loss": "hinge"}, ValueError, "no loss 'hinge'"),
-        ({"sampling_rate": 2.0}, ValueError, "sampling_rate"),
-        ({"sampling": "all"}, ValueError, "sampling must be"),
-        ({"gauss_newton": "exact"}, ValueError, "form must be"),
-        ({"memory": "much"}, ValueError, "memory must be"),
-        ({"backend": "jax"}, ValueError, "backend must be"),
-        ({"precision": "half"}, ValueError, "precision must be"),
-        ({"class_weight": {"a": 1}}, ValueError, "class"),
-        ({"callbacks": 1}, TypeError, "not iterable"),
-        ({"callbacks": [1]}, TypeError, "callbacks must be callable"),
-    ],
-    ids=lambda value: str(value) if isinstance(value, dict) else "",
-)
-def test_parameters_that_are_refused(parameters, error, message):
-    with pytest.raises(error, match=message):
-        newton(**parameters).fit(X, y)
 
 
 def test_networks_can_be_lists_tuples_and_networks():

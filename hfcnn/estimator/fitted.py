@@ -2,46 +2,25 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self, cast
 
 import torch
-from joblib import cpu_count
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from hfcnn.backend import Backend, get_backend
-from hfcnn.estimator.images import Array, Shape, check_images
+from hfcnn.estimator.images import ImageShape, assert_images_finite, view_images
+from hfcnn.estimator.labels import Array
+from hfcnn.estimator.threads import with_threads
 from hfcnn.loss import get_loss
 from hfcnn.network import Network
 from hfcnn.objective import outputs
 from hfcnn.onnx_export import onnx_model
 from hfcnn.persistence import load_model, save_model
 
-__all__ = ["FittedCNN", "with_threads"]
-
-Method = TypeVar("Method", bound=Callable[..., Any])
-
-
-def with_threads(method: Method) -> Method:
-    """Decorate a method so that torch uses `n_jobs` CPU threads while it runs."""
-
-    @functools.wraps(method)
-    def limited(self: Any, *args: Any, **kwargs: Any) -> Any:
-        before = torch.get_num_threads()
-        try:
-            if self.n_jobs is not None:
-                torch.set_num_threads(
-                    self.n_jobs if self.n_jobs > 0 else max(1, cpu_count() + 1 + self.n_jobs)
-                )
-            return method(self, *args, **kwargs)
-        finally:
-            torch.set_num_threads(before)
-
-    return cast("Method", limited)
+__all__ = ["FittedCNN"]
 
 
 class FittedCNN(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -60,7 +39,7 @@ class FittedCNN(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     n_jobs: int | None
 
     classes_: Array
-    image_shape_: Shape
+    image_shape_: ImageShape
     network_: Network
     theta_: Array
     history_: dict[str, Array]
@@ -122,7 +101,7 @@ class FittedCNN(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return probabilities
 
     def history_frame(self) -> Any:
-        """Return `history_` as a pandas DataFrame, one row an iteration.
+        """Return `history_` as a pandas DataFrame, one row per iteration.
 
         Raises
         ------
@@ -205,12 +184,13 @@ class FittedCNN(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _outputs(self, X: Any) -> Array:
         """Outputs for checked images: shape (l, K)."""
         check_is_fitted(self)
-        images = self._check_images(X, reset=False)
+        images = self._view_images(X, reset=False)
+        assert_images_finite(images, "X", self)
         backend = self._get_backend()
         return outputs(self.network_, self._theta(backend.device), images, backend, self.batch_size)
 
-    def _check_images(self, X: Any, *, reset: bool) -> Array:
-        return check_images(self, X, self.image_shape, reset=reset)
+    def _view_images(self, X: Any, *, reset: bool, name: str = "X") -> Array:
+        return view_images(self, X, self.image_shape, reset=reset, name=name)
 
     def _get_backend(self) -> Backend:
         return get_backend(self.backend, self.device, self.precision)

@@ -1,40 +1,35 @@
-"""What the estimators do to their arguments before any mathematics: images, labels, weights, parameters."""
+"""Images as the estimators take them: checked, viewed as (l, H, W, C), and never copied as a whole."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.model_selection import train_test_split
-from sklearn.utils import assert_all_finite, check_array, check_consistent_length, column_or_1d
-from sklearn.utils.class_weight import compute_class_weight
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_scalar, validate_data
+from sklearn.utils import assert_all_finite, check_array
+from sklearn.utils.validation import validate_data
 
+from hfcnn.estimator.labels import Array, check_labels, check_weights, class_indices, stratified_rows
 from hfcnn.network import PRESETS, Network
 
 __all__ = [
-    "Array",
     "ImageSet",
+    "ImageShape",
     "Rows",
-    "check_images",
-    "check_labels",
-    "check_parameters",
-    "check_weights",
-    "class_indices",
+    "assert_images_finite",
+    "default_shape",
     "image_dtype",
     "make_network",
     "stratified_split",
     "training_set",
+    "view_images",
 ]
 
-Array: TypeAlias = NDArray[Any]
-Shape: TypeAlias = tuple[int, int, int]
+ImageShape: TypeAlias = tuple[int, int, int]
 
 #: Elements whose finiteness is checked at once, so that no temporary is as large as the images.
 CHUNK_ELEMENTS = 2**22
@@ -82,8 +77,8 @@ def image_dtype(images: Array | Rows) -> torch.dtype:
     return torch.float64 if images.dtype == np.float64 else torch.float32
 
 
-def check_images(estimator: Any, X: Any, image_shape: Any, *, reset: bool) -> Array:
-    """Check images and view them as (l, H, W, C), copying nothing that torch can read as it is.
+def view_images(estimator: Any, X: Any, image_shape: Any, *, reset: bool, name: str = "X") -> Array:
+    """View images as (l, H, W, C), checking all but whether their values are finite; reads no image.
 
     Parameters
     ----------
@@ -97,6 +92,8 @@ def check_images(estimator: Any, X: Any, image_shape: Any, *, reset: bool) -> Ar
         perfect square, and one row of values otherwise.
     reset : bool
         Whether this is `fit`.
+    name : str, default="X"
+        What the user calls them.
 
     Returns
     -------
@@ -108,31 +105,34 @@ def check_images(estimator: Any, X: Any, image_shape: Any, *, reset: bool) -> Ar
     TypeError
         If `X` is sparse or holds things that are not numbers.
     ValueError
-        If `X` is complex, holds NaN or infinity, is empty, is channels-first, or its rank or shape is not
-        `image_shape` or not that of `fit`.
+        If `X` is complex, empty or channels-first, or its rank or shape is not `image_shape` or not that of
+        `fit`.
     """
     X = _as_array(X)
     shape = _normal_shape(image_shape)
     checks = {"dtype": "numeric", "ensure_all_finite": False}
     if getattr(X, "ndim", 2) <= 2:
         X = validate_data(estimator, X, reset=reset, **checks)
+        if shape and X.shape[1] != math.prod(shape):
+            raise ValueError(
+                f"{name} has {X.shape[1]} values per image, but image_shape {shape} needs {math.prod(shape)}"
+            )
         images = _readable(X).reshape(len(X), *(shape or default_shape(X.shape[1])))
     else:
-        X = check_array(X, allow_nd=True, estimator=estimator, input_name="X", **checks)
-        images = _readable(_with_channels(X, shape))
-        _check_image_features(estimator, images, reset=reset)
+        X = check_array(X, allow_nd=True, estimator=estimator, input_name=name, **checks)
+        images = _readable(_with_channels(X, shape, name))
+        _check_image_features(estimator, images, name, reset=reset)
     if shape and images.shape[1:] != shape:
-        raise ValueError(f"X holds images of shape {images.shape[1:]}, but image_shape is {shape}")
+        raise ValueError(f"{name} holds images of shape {images.shape[1:]}, but image_shape is {shape}")
     if not reset and images.shape[1:] != estimator.image_shape_:
         raise ValueError(
-            f"X holds images of shape {images.shape[1:]}, but {type(estimator).__name__} "
+            f"{name} holds images of shape {images.shape[1:]}, but {type(estimator).__name__} "
             f"was fitted on images of shape {estimator.image_shape_}"
         )
-    _assert_finite(images, type(estimator).__name__)
     return images
 
 
-def default_shape(n_features: int) -> Shape:
+def default_shape(n_features: int) -> ImageShape:
     """Shape (H, W, 1) of flat images: square if their size allows, one row otherwise."""
     side = math.isqrt(n_features)
     return (side, side, 1) if side * side == n_features else (1, n_features, 1)
@@ -146,7 +146,7 @@ def _as_array(X: Any) -> Any:
     return X if hasattr(X, "shape") else np.asarray(X)
 
 
-def _normal_shape(image_shape: Any) -> Shape | None:
+def _normal_shape(image_shape: Any) -> ImageShape | None:
     if image_shape is None:
         return None
     if isinstance(image_shape, Integral) or len(image_shape) not in (2, 3) or min(image_shape) < 1:
@@ -157,15 +157,15 @@ def _normal_shape(image_shape: Any) -> Shape | None:
     return (height, width, channels[0] if channels else 1)
 
 
-def _with_channels(X: Array, shape: Shape | None) -> Array:
+def _with_channels(X: Array, shape: ImageShape | None, name: str) -> Array:
     """View (l, H, W) as (l, H, W, 1), and refuse images whose channels come first."""
     if X.ndim == 3:
         return X[..., np.newaxis]
     if X.ndim != 4:
-        raise ValueError(f"X must be of shape (l, H, W, C), (l, H, W) or (l, n_features); got {X.shape}")
+        raise ValueError(f"{name} must be of shape (l, H, W, C), (l, H, W) or (l, n_features); got {X.shape}")
     if X.shape[1] <= MAX_CHANNELS < X.shape[3] and X.shape[1:] != shape:
         raise ValueError(
-            f"X of shape {X.shape} looks channels-first; images are (l, height, width, channels): "
+            f"{name} of shape {X.shape} looks channels-first; images are (l, height, width, channels): "
             "use X.transpose(0, 2, 3, 1), or for a torch tensor X.permute(0, 2, 3, 1)"
         )
     return X
@@ -178,102 +178,44 @@ def _readable(X: Array) -> Array:
     return X if X.dtype.isnative else X.astype(X.dtype.newbyteorder("="))
 
 
-def _check_image_features(estimator: Any, images: Array, *, reset: bool) -> None:
+def _check_image_features(estimator: Any, images: Array, name: str, *, reset: bool) -> None:
     n_features = math.prod(images.shape[1:])
     if reset:
         estimator.n_features_in_ = n_features
         estimator.__dict__.pop("feature_names_in_", None)
     elif n_features != estimator.n_features_in_:
         raise ValueError(
-            f"X has {n_features} features, but {type(estimator).__name__} "
-            f"is expecting {estimator.n_features_in_} features as input"
+            f"{name} holds images of shape {images.shape[1:]}, but {type(estimator).__name__} "
+            f"was fitted on images of shape {estimator.image_shape_}"
         )
 
 
-def _assert_finite(images: Array, name: str) -> None:
+def assert_images_finite(images: Array, name: str, estimator: Any) -> None:
+    """Check that no value is NaN or infinite, in one pass over the images.
+
+    Parameters
+    ----------
+    images : ndarray of shape (l, H, W, C)
+        The images.
+    name : str
+        What the user calls them.
+    estimator : BaseEstimator
+        Whose they are, for the message.
+
+    Raises
+    ------
+    ValueError
+        If one is.
+    """
     if images.dtype.kind != "f":
         return
     step = max(1, CHUNK_ELEMENTS // math.prod(images.shape[1:]))
     for start in range(0, len(images), step):
-        assert_all_finite(images[start : start + step], estimator_name=name, input_name="X")
+        part = images[start : start + step]
+        assert_all_finite(part, estimator_name=type(estimator).__name__, input_name=name)
 
 
-def check_labels(y: Any, images: Array, estimator: Any) -> Array:
-    """Check that `y` holds one class label an image: returns an array of shape (l,).
-
-    Raises
-    ------
-    ValueError
-        If `y` is None, not one-dimensional, of another length, not finite, or not of classes.
-    """
-    if y is None:
-        raise ValueError(f"{type(estimator).__name__} requires y to be passed, but the target y is None")
-    if isinstance(y, torch.Tensor):
-        y = y.detach().cpu().numpy()
-    labels: Array = column_or_1d(y, warn=True)
-    assert_all_finite(labels, input_name="y")
-    check_classification_targets(labels)
-    check_consistent_length(images, labels)
-    return labels
-
-
-def check_weights(
-    sample_weight: Any, class_weight: Any, classes: Array, indices: NDArray[np.int64]
-) -> NDArray[np.float64] | None:
-    """Combine the weights of images and classes; None if all are one.
-
-    Parameters
-    ----------
-    sample_weight : array-like of shape (l,), number or None
-        Weights of the images; a number is the weight of each.
-    class_weight : dict, "balanced" or None
-        Weights of the classes; "balanced" is inverse to their total weight.
-    classes : ndarray of shape (K,)
-        Labels of the classes.
-    indices : int64 array of shape (l,)
-        Class index of each image.
-
-    Returns
-    -------
-    float64 array of shape (l,) or None
-
-    Raises
-    ------
-    ValueError
-        If weights are not one an image, not finite, negative or all zero, or a class is unknown.
-    """
-    weight = np.ones(len(indices))
-    if sample_weight is not None:
-        if isinstance(sample_weight, Real):
-            sample_weight = np.full(len(indices), sample_weight)
-        sample_weight = _as_array(sample_weight)
-        given = check_array(sample_weight, ensure_2d=False, dtype=np.float64, input_name="sample_weight")
-        if given.ndim != 1:
-            raise ValueError(f"sample_weight must be 1D; got {given.ndim} dimensions")
-        if given.shape != weight.shape:
-            raise ValueError(f"sample_weight.shape == {given.shape}, expected {weight.shape}")
-        if given.min() < 0:
-            raise ValueError("sample_weight must not be negative")
-        if not given.any():
-            raise ValueError("sample_weight must hold a weight that is not zero; all are zero")
-        weight = weight * given
-    if class_weight is not None:
-        weight = weight * _class_weights(class_weight, classes, indices, weight)[indices]
-    return None if (weight == 1).all() else weight
-
-
-def _class_weights(
-    class_weight: Any, classes: Array, indices: NDArray[np.int64], weight: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    if isinstance(class_weight, str) and class_weight == "balanced":
-        totals = np.bincount(indices, weight, minlength=len(classes))
-        balanced: NDArray[np.float64] = weight.sum() / (len(classes) * np.maximum(totals, 1e-300))
-        return balanced
-    result: NDArray[np.float64] = compute_class_weight(class_weight, classes=classes, y=classes[indices])
-    return result
-
-
-def make_network(network: Any, image_shape: Shape, n_outputs: int) -> Network:
+def make_network(network: Any, image_shape: ImageShape, n_outputs: int) -> Network:
     """Build the network that the parameter `network` means, for images of a shape.
 
     Raises
@@ -290,45 +232,6 @@ def make_network(network: Any, image_shape: Shape, n_outputs: int) -> Network:
     raise ValueError(
         f"network must be {', '.join(map(repr, PRESETS))} or a list of Conv and Dense; got {network!r}"
     )
-
-
-#: Type and smallest value of the numeric parameters; "exclusive" where that value itself is not allowed.
-NUMBERS: dict[str, tuple[type, float, str]] = {
-    "C": (Real, 0, "exclusive"),
-    "max_iter": (Integral, 1, ""),
-    "tol": (Real, 0, ""),
-    "cg_tol": (Real, 0, "exclusive"),
-    "cg_max_iter": (Integral, 1, ""),
-    "damping": (Real, 0, ""),
-    "learning_rate": (Real, 0, "exclusive"),
-    "momentum": (Real, 0, ""),
-    "decay": (Real, 0, ""),
-    "sgd_batch_size": (Integral, 1, ""),
-    "n_iter_no_change": (Integral, 1, ""),
-    "checkpoint_every": (Integral, 1, ""),
-}
-
-
-def check_parameters(parameters: dict[str, Any]) -> None:
-    """Check the numeric parameters of an estimator.
-
-    Raises
-    ------
-    TypeError
-        If one is not a number of the right kind.
-    ValueError
-        If one is out of its range.
-    """
-    for name in NUMBERS.keys() & parameters.keys():
-        kind, smallest, bound = NUMBERS[name]
-        include = "right" if bound == "exclusive" else "both"
-        check_scalar(
-            parameters[name], name, kind, min_val=smallest, max_val=math.inf, include_boundaries=include
-        )
-    if parameters["batch_size"] is not None:
-        check_scalar(parameters["batch_size"], "batch_size", Integral, min_val=1)
-    if parameters["n_jobs"] is not None and check_scalar(parameters["n_jobs"], "n_jobs", Integral) == 0:
-        raise ValueError("n_jobs == 0 has no meaning; use None, -1 or a number of threads")
 
 
 @dataclass(frozen=True)
@@ -410,15 +313,7 @@ def training_set(estimator: Any, images: Array, y: Any, sample_weight: Any, clas
     return whole if kept is None else whole.take(kept)
 
 
-def class_indices(labels: Array, classes: Array) -> NDArray[np.int64]:
-    """Index of each label in the sorted `classes`; -1 where it is not there."""
-    indices = np.minimum(np.searchsorted(classes, labels), len(classes) - 1)
-    return np.where(classes[indices] == labels, indices, -1).astype(np.int64)
-
-
 def stratified_split(images: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, ImageSet]:
     """Put a share of each class aside, drawn by `seed`: returns the rest and the share."""
-    train, held_out = train_test_split(
-        np.arange(len(images)), test_size=fraction, stratify=images.labels, random_state=seed
-    )
+    train, held_out = stratified_rows(images.labels, seed, test=fraction)
     return images.take(np.sort(train)), images.take(np.sort(held_out))

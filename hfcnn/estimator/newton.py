@@ -8,13 +8,24 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from hfcnn.backend import graph_capture
 from hfcnn.estimator.base import CNNClassifier
-from hfcnn.newton import NewtonOptions, NewtonState, newton
-from hfcnn.newton import start as newton_start
+from hfcnn.estimator.parameters import (
+    COMMON,
+    Check,
+    choice,
+    count,
+    integer,
+    not_negative,
+    positive,
+    sampling_rate,
+)
+from hfcnn.estimator.solvers import Solver, newest
+from hfcnn.newton import NewtonOptions, NewtonState, newton, start
 from hfcnn.objective import Objective
-from hfcnn.sampling import subsample_size
+from hfcnn.sampling import SAMPLINGS, subsample_size
 
-__all__ = ["NewtonCNNClassifier"]
+__all__ = ["NewtonCG", "NewtonCNNClassifier"]
 
 
 class NewtonCNNClassifier(CNNClassifier):
@@ -137,22 +148,6 @@ class NewtonCNNClassifier(CNNClassifier):
     True
     """
 
-    _columns: ClassVar[tuple[str, ...]] = (
-        "iteration",
-        "f",
-        "gradient_norm",
-        "damping",
-        "rho",
-        "step",
-        "cg_iterations",
-        "n_trials",
-        "seconds",
-        "passes",
-        "training_accuracy",
-    )
-
-    _state_type: ClassVar[type[Any]] = NewtonState
-
     damping_: float
 
     def __init__(
@@ -218,42 +213,71 @@ class NewtonCNNClassifier(CNNClassifier):
         self.random_state = random_state
         self.verbose = verbose
 
-    def _options(self, last: int, seed: int) -> NewtonOptions:
-        return NewtonOptions(
-            max_iter=last,
-            tol=self.tol,
-            sampling_rate=self.sampling_rate,
-            sampling=self.sampling,
-            cg_tol=self.cg_tol,
-            cg_max_iter=self.cg_max_iter,
-            damping=self.damping,
-            gauss_newton=self.gauss_newton,
-            memory=self.memory,
-            cuda_graph=self.cuda_graph,
+    _checks: ClassVar[dict[str, Check]] = COMMON | {
+        "sampling_rate": sampling_rate,
+        "sampling": choice(*SAMPLINGS),
+        "tol": not_negative,
+        "cg_tol": positive,
+        "cg_max_iter": count,
+        "damping": not_negative,
+        "gauss_newton": choice("auto", "rop", "jacobian"),
+        "memory": integer(0, expected='a number of bytes from 0 on, or "auto"', auto="auto"),
+        "cuda_graph": choice(True, False, "auto"),
+    }
+
+    def _check_parameters(self) -> None:
+        super()._check_parameters()
+        graph_capture(self._get_backend().device, self.cuda_graph)
+
+    def _solver(self, objective: Objective, first: int, seed: int) -> Solver[Any]:
+        return NewtonCG(self, first, seed)
+
+
+class NewtonCG(Solver[NewtonState]):
+    """The subsampled Newton method as a classifier's solver."""
+
+    state_type = NewtonState
+
+    def __init__(self, classifier: Any, first: int, seed: int) -> None:
+        self.last = first + classifier.max_iter
+        self.options = NewtonOptions(
+            max_iter=self.last,
+            tol=classifier.tol,
+            sampling_rate=classifier.sampling_rate,
+            sampling=classifier.sampling,
+            cg_tol=classifier.cg_tol,
+            cg_max_iter=classifier.cg_max_iter,
+            damping=classifier.damping,
+            gauss_newton=classifier.gauss_newton,
+            memory=classifier.memory,
+            cuda_graph=classifier.cuda_graph,
             seed=seed,
         )
 
-    def _first_state(self, objective: Objective, theta: Tensor) -> NewtonState:
-        return newton_start(objective, theta, self._options(0, 0))
+    def start(self, objective: Objective, theta: Tensor) -> NewtonState:
+        """State before the first iteration."""
+        return start(objective, theta, self.options)
 
-    def _go_on(self, objective: Objective, theta: Tensor) -> NewtonState:
-        state = self._first_state(objective, theta)
+    def go_on(self, objective: Objective, theta: Tensor, classifier: Any) -> NewtonState:
+        """State before the next iteration of a fitted classifier: lambda goes on too."""
+        state = self.start(objective, theta)
         return replace(
             state,
-            iteration=self.n_iter_,
-            next_damping=self.damping_,
-            seconds=state.seconds + self._last("seconds"),
-            passes=state.passes + self._last("passes"),
+            iteration=classifier.n_iter_,
+            next_damping=classifier.damping_,
+            seconds=state.seconds + newest(classifier, "seconds"),
+            passes=state.passes + newest(classifier, "passes"),
         )
 
-    def _states(
-        self, objective: Objective, state: NewtonState, last: int, seed: int
-    ) -> Iterator[NewtonState]:
-        return newton(objective, state.theta, self._options(last, seed), state=state)
+    def states(self, objective: Objective, state: NewtonState) -> Iterator[NewtonState]:
+        """Iterate by Algorithm 1."""
+        return newton(objective, state.theta, self.options, state=state)
 
-    def _title_parts(self, objective: Objective) -> list[str]:
-        size = subsample_size(objective.n_images, self.sampling_rate)
-        return [f"|S| = {size:,}", f"product: {self.gauss_newton}"]
+    def fitted(self, state: NewtonState) -> dict[str, Any]:
+        """The next lambda."""
+        return {"damping_": state.next_damping}
 
-    def _keep(self, state: NewtonState) -> None:
-        self.damping_ = state.next_damping
+    def describe(self, objective: Objective) -> list[str]:
+        """Size of the subset and form of the product."""
+        size = subsample_size(objective.n_images, self.options.sampling_rate)
+        return [f"|S| = {size:,}", f"product: {self.options.gauss_newton}"]

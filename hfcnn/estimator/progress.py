@@ -7,12 +7,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 from rich.text import Text
 
-from hfcnn.estimator.monitors import Monitor, Record, Run
+from hfcnn.estimator.run import HistoryRow, Monitor, Run
 
 __all__ = ["Progress"]
 
-#: Columns by the name in a record: heading and format. Those that a record lacks are left out.
-COLUMNS: dict[str, tuple[str, str]] = {
+#: Heading and format of each column, by its name in a row; those that a row lacks are left out.
+HEADINGS: dict[str, tuple[str, str]] = {
     "iteration": ("iter", "d"),
     "f": ("f", ".6g"),
     "gradient_norm": ("|g|", ".3e"),
@@ -26,11 +26,11 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "seconds": ("seconds", ".1f"),
 }
 
-WIDTH = 10
+CELL_WIDTH = 10
 
 
 class Progress(Monitor):
-    """A row an iteration; on a terminal also a bar with the time that remains.
+    """A row per iteration; on a terminal also a bar with the time that remains.
 
     Parameters
     ----------
@@ -67,16 +67,16 @@ class Progress(Monitor):
         return False
 
     def after(self, run: Run) -> bool:
-        """Print the newest record."""
-        record = run.history[-1]
-        names = [name for name in COLUMNS if name in record]
+        """Print the newest row."""
+        row = run.rows[-1]
+        names = [name for name in HEADINGS if name in row]
         if not self._has_heading:
             self._has_heading = True
             form = getattr(run.state, "form", "")
             if form:
                 self._print(f"Gauss-Newton products in the form {form!r}")
-            self._print("".join(COLUMNS[name][0].rjust(WIDTH) for name in names), "bold")
-        self._print("".join(_cell(record, name) for name in names))
+            self._print("".join(HEADINGS[name][0].rjust(CELL_WIDTH) for name in names), "bold")
+        self._print("".join(_cell(row, name) for name in names))
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=run.state.iteration)
         return False
@@ -90,5 +90,5 @@ class Progress(Monitor):
         self.console.print(Text(line, style=style), soft_wrap=True, highlight=False)
 
 
-def _cell(record: Record, name: str) -> str:
-    return format(record[name], COLUMNS[name][1]).rjust(WIDTH)
+def _cell(row: HistoryRow, name: str) -> str:
+    return format(row[name], HEADINGS[name][1]).rjust(CELL_WIDTH)

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from hfcnn.estimator.base import CNNClassifier
-from hfcnn.estimator.images import Array
+from hfcnn.estimator.labels import Array
+from hfcnn.estimator.parameters import COMMON, Check, count, not_negative, positive
+from hfcnn.estimator.solvers import Solver, newest
 from hfcnn.objective import Objective
-from hfcnn.sgd import SGDOptions, SGDState, sgd
-from hfcnn.sgd import start as sgd_start
+from hfcnn.sgd import SGDOptions, SGDState, sgd, start
 
-__all__ = ["SGDCNNClassifier"]
+__all__ = ["SGDCNNClassifier", "StochasticGradient"]
 
 
 class SGDCNNClassifier(CNNClassifier):
@@ -131,18 +132,6 @@ class SGDCNNClassifier(CNNClassifier):
     True
     """
 
-    _columns: ClassVar[tuple[str, ...]] = (
-        "iteration",
-        "f",
-        "gradient_norm",
-        "learning_rate",
-        "seconds",
-        "passes",
-        "training_accuracy",
-    )
-
-    _state_type: ClassVar[type[Any]] = SGDState
-
     velocity_: Array
     n_steps_: int
 
@@ -199,35 +188,56 @@ class SGDCNNClassifier(CNNClassifier):
         self.random_state = random_state
         self.verbose = verbose
 
-    def _options(self, last: int, seed: int) -> SGDOptions:
-        return SGDOptions(
-            learning_rate=self.learning_rate,
-            momentum=self.momentum,
-            decay=self.decay,
-            batch_size=self.sgd_batch_size,
-            max_epochs=last,
+    _checks: ClassVar[dict[str, Check]] = COMMON | {
+        "learning_rate": positive,
+        "momentum": not_negative,
+        "decay": not_negative,
+        "sgd_batch_size": count,
+    }
+
+    def _solver(self, objective: Objective, first: int, seed: int) -> Solver[Any]:
+        return StochasticGradient(self, first, seed)
+
+
+class StochasticGradient(Solver[SGDState]):
+    """Stochastic gradients with momentum as a classifier's solver."""
+
+    state_type = SGDState
+
+    def __init__(self, classifier: Any, first: int, seed: int) -> None:
+        self.last = first + classifier.max_iter
+        self.options = SGDOptions(
+            learning_rate=classifier.learning_rate,
+            momentum=classifier.momentum,
+            decay=classifier.decay,
+            batch_size=classifier.sgd_batch_size,
+            max_epochs=self.last,
             seed=seed,
         )
 
-    def _first_state(self, objective: Objective, theta: Tensor) -> SGDState:
-        return sgd_start(theta, self._options(0, 0))
+    def start(self, objective: Objective, theta: Tensor) -> SGDState:
+        """State before the first epoch."""
+        return start(theta, self.options)
 
-    def _go_on(self, objective: Objective, theta: Tensor) -> SGDState:
+    def go_on(self, objective: Objective, theta: Tensor, classifier: Any) -> SGDState:
+        """State before the next epoch of a fitted classifier: velocity and steps go on too."""
         return replace(
-            self._first_state(objective, theta),
-            iteration=self.n_iter_,
-            velocity=torch.from_numpy(self.velocity_.copy()).to(theta),
-            n_steps=self.n_steps_,
-            f=self._last("f"),
-            seconds=self._last("seconds"),
+            self.start(objective, theta),
+            iteration=classifier.n_iter_,
+            velocity=torch.from_numpy(classifier.velocity_.copy()).to(theta),
+            n_steps=classifier.n_steps_,
+            f=newest(classifier, "f"),
+            seconds=newest(classifier, "seconds"),
         )
 
-    def _states(self, objective: Objective, state: SGDState, last: int, seed: int) -> Iterator[SGDState]:
-        return sgd(objective, state.theta, self._options(last, seed), state=state)
+    def states(self, objective: Objective, state: SGDState) -> Iterator[SGDState]:
+        """Iterate by Algorithm 2."""
+        return sgd(objective, state.theta, self.options, state=state)
 
-    def _title_parts(self, objective: Objective) -> list[str]:
-        return [f"|S| = {min(self.sgd_batch_size, objective.n_images):,}"]
+    def fitted(self, state: SGDState) -> dict[str, Any]:
+        """The last update and the number of steps."""
+        return {"velocity_": state.velocity.cpu().numpy().copy(), "n_steps_": state.n_steps}
 
-    def _keep(self, state: SGDState) -> None:
-        self.velocity_ = state.velocity.cpu().numpy().copy()
-        self.n_steps_ = state.n_steps
+    def describe(self, objective: Objective) -> list[str]:
+        """Size of a mini-batch."""
+        return [f"|S| = {min(self.options.batch_size, objective.n_images):,}"]

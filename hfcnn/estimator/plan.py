@@ -1,0 +1,231 @@
+"""What a fit needs before its first iteration: every argument checked, then data, objective and solver."""
+
+from __future__ import annotations
+
+from abc import ABCMeta, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from sklearn.utils import check_random_state
+
+from hfcnn.estimator.checkpoint import SavedRun, read_checkpoint, state_from_fields
+from hfcnn.estimator.fitted import FittedCNN
+from hfcnn.estimator.images import (
+    ImageSet,
+    assert_images_finite,
+    image_dtype,
+    make_network,
+    stratified_split,
+    training_set,
+)
+from hfcnn.estimator.labels import Array, check_labels, class_indices
+from hfcnn.estimator.parameters import Check, check_parameters
+from hfcnn.estimator.run import HistoryRow, Run
+from hfcnn.estimator.solvers import Solver
+from hfcnn.loss import get_loss
+from hfcnn.objective import Objective
+from hfcnn.persistence import ATTRIBUTES
+
+__all__ = ["FitPlan", "FitSeeds", "PlannedCNN"]
+
+
+@dataclass(frozen=True)
+class FitSeeds:
+    """Seeds that a fit draws once from `random_state`."""
+
+    theta: int
+    sampling: int
+    split: int
+
+    @classmethod
+    def draw(cls, random_state: Any) -> FitSeeds:
+        """Draw them."""
+        theta, sampling, split = check_random_state(random_state).randint(2**31 - 1, size=3).tolist()
+        return cls(theta, sampling, split)
+
+    def after(self, iteration: int) -> int:
+        """Seed of the subsampling of a fit that begins after some iterations."""
+        return int(np.random.SeedSequence((self.sampling, iteration)).generate_state(1)[0])
+
+
+@dataclass(frozen=True)
+class FitPlan:
+    """A fit that is about to begin: all arguments are checked."""
+
+    seeds: FitSeeds
+    data: ImageSet
+    validation: ImageSet | None
+    objective: Objective
+    solver: Solver[Any]
+    run: Run
+
+
+class PlannedCNN(FittedCNN, metaclass=ABCMeta):
+    """A classifier that can say how it is to be fitted: sets what is known before the first iteration."""
+
+    #: A check for each parameter.
+    _checks: ClassVar[dict[str, Check]]
+
+    network: Any
+    C: float
+    max_iter: int
+    class_weight: Any
+    early_stopping: bool
+    validation_fraction: float
+    n_iter_no_change: int
+    warm_start: bool
+    callbacks: Any
+    checkpoint: Any
+    checkpoint_every: int
+    random_state: Any
+    verbose: int
+
+    @abstractmethod
+    def _solver(self, objective: Objective, first: int, seed: int) -> Solver[Any]:
+        """Choose the solver of a fit that begins after `first` iterations."""
+
+    def _prepare(
+        self, X: Any, y: Any, sample_weight: Any, X_val: Any, y_val: Any, resume_from: Any
+    ) -> FitPlan:
+        """Check all arguments of `fit` and make what it needs: parameters first, the images' values last."""
+        self._check_parameters()
+        saved = None if resume_from is None else read_checkpoint(self, resume_from)
+        go_on = saved is None and self.warm_start and hasattr(self, "theta_")
+        images = self._view_images(X, reset=not go_on)
+        data = training_set(self, images, y, sample_weight, None)
+        self._begin(images, data.classes, go_on=go_on)
+        seeds = FitSeeds.draw(self.random_state) if saved is None else FitSeeds(**saved.seeds)
+        held_out = self._validation_set(X_val, y_val)
+        assert_images_finite(images, "X", self)
+        if held_out is None and self.early_stopping:
+            data, held_out = stratified_split(data, self.validation_fraction, seeds.split)
+        objective = self._objective(data)
+        if saved is None:
+            return self._started(data, held_out, objective, seeds, go_on=go_on)
+        saved.check_data(data, held_out)
+        return self._resumed(data, held_out, objective, saved)
+
+    def _prepare_part(self, X: Any, y: Any, classes: Any, sample_weight: Any) -> FitPlan:
+        """Check all arguments of `partial_fit` and make what it needs."""
+        self._check_parameters()
+        if isinstance(self.class_weight, str):
+            raise ValueError('partial_fit cannot know class_weight="balanced"; pass a dict or sample_weight')
+        go_on = hasattr(self, "theta_")
+        classes = self._all_classes(classes)
+        images = self._view_images(X, reset=not go_on)
+        data = training_set(self, images, y, sample_weight, classes)
+        self._begin(images, classes, go_on=go_on)
+        assert_images_finite(images, "X", self)
+        self.max_iter = 1  # of the draft
+        seeds = FitSeeds.draw(self.random_state)
+        return self._started(data, None, self._objective(data), seeds, go_on=go_on)
+
+    def _check_parameters(self) -> None:
+        check_parameters(self, self._checks)
+        self._get_backend()
+
+    def _all_classes(self, classes: Any) -> Array:
+        """Check and sort the classes of `partial_fit`."""
+        known: Array | None = getattr(self, "classes_", None)
+        if classes is None:
+            if known is None:
+                raise ValueError("classes must be passed on the first call to partial_fit.")
+            return known
+        given: Array = np.unique(classes)
+        if known is not None and not np.array_equal(known, given):
+            raise ValueError(f"classes={given} is not the same as in the first call, {known}")
+        return given
+
+    def _begin(self, images: Array, classes: Array, *, go_on: bool) -> None:
+        """Set what is known before the first iteration, or check that it is as in the earlier fit."""
+        if not go_on:
+            self.__dict__ = {
+                name: value
+                for name, value in vars(self).items()
+                if name not in ATTRIBUTES or name in ("n_features_in_", "feature_names_in_")
+            }
+            self.classes_ = classes
+            self.image_shape_ = images.shape[1:]
+            self.network_ = make_network(self.network, self.image_shape_, len(classes))
+            return
+        if not np.array_equal(classes, self.classes_):
+            raise ValueError(
+                f"warm_start needs the classes of the earlier fit, {self.classes_}; y holds {classes}"
+            )
+        if make_network(self.network, self.image_shape_, len(classes)) != self.network_:
+            raise ValueError(
+                "the parameter network is another than that of the earlier fit, which this fit would go on "
+                "from: set it back, or fit a new classifier"
+            )
+
+    def _validation_set(self, X_val: Any, y_val: Any) -> ImageSet | None:
+        """Check the images to validate on that were passed."""
+        if X_val is None and y_val is None:
+            return None
+        if X_val is None or y_val is None:
+            there, missing = ("y_val", "X_val") if X_val is None else ("X_val", "y_val")
+            raise ValueError(f"{there} was passed without {missing}: validation needs images and labels")
+        images = self._view_images(X_val, reset=False, name="X_val")
+        labels = check_labels(y_val, images, self, name="y_val")
+        assert_images_finite(images, "X_val", self)
+        return ImageSet(images, class_indices(labels, self.classes_), None, self.classes_)
+
+    def _objective(self, data: ImageSet) -> Objective:
+        return Objective(
+            self.network_,
+            data.images,
+            torch.from_numpy(data.labels),
+            get_loss(self.loss),
+            self.C * data.total_weight,
+            None if data.weight is None else torch.from_numpy(data.weight),
+            self._get_backend(),
+            self.batch_size,
+        )
+
+    def _started(
+        self,
+        data: ImageSet,
+        validation: ImageSet | None,
+        objective: Objective,
+        seeds: FitSeeds,
+        *,
+        go_on: bool,
+    ) -> FitPlan:
+        """FitPlan a run from drawn parameters or from the fitted ones."""
+        device = objective.backend.device
+        first = self.n_iter_ if go_on else 0
+        solver = self._solver(objective, first, seeds.after(first))
+        rows: list[HistoryRow] = []
+        if go_on:
+            state = solver.go_on(objective, self._theta(device), self)
+            rows = _rows(self.history_)
+        else:
+            theta = self.network_.init(seeds.theta, image_dtype(objective.images)).to(device)
+            state = solver.start(objective, theta)
+        run = Run(state, rows, len(rows), score=self._score_column())
+        return FitPlan(seeds, data, validation, objective, solver, run)
+
+    def _resumed(
+        self, data: ImageSet, validation: ImageSet | None, objective: Objective, saved: SavedRun
+    ) -> FitPlan:
+        """FitPlan to go on with the run of a checkpoint."""
+        device = objective.backend.device
+        seeds = FitSeeds(**saved.seeds)
+        first = int(saved.state["iteration"]) - (len(saved.history) - saved.n_earlier)
+        solver = self._solver(objective, first, seeds.after(first))
+        best = None if saved.best_theta is None else torch.from_numpy(saved.best_theta).to(device)
+        state = state_from_fields(solver.state_type, saved.state, device)
+        run = Run(state, saved.history, saved.n_earlier, best, self._score_column())
+        return FitPlan(seeds, data, validation, objective, solver, run)
+
+    def _score_column(self) -> str | None:
+        """Column of `history_` by which the best parameters are chosen; None keeps the newest."""
+        return "validation_accuracy" if self.early_stopping else None
+
+
+def _rows(history: dict[str, Array]) -> list[HistoryRow]:
+    """Turn columns into rows."""
+    columns = [column.tolist() for column in history.values()]
+    return [dict(zip(history, row, strict=True)) for row in zip(*columns, strict=True)]
