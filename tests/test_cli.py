@@ -169,8 +169,8 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("option", "value", "message"),
         [
-            ("--network", "cnn4", "cnn3, cnn5"),
-            ("--C", "-1", "C == -1"),
+            ("--network", "cnn4", "'cnn3', 'cnn5'"),
+            ("--C", "-1", "C must be a positive number"),
             ("--loss", "hinge", "hinge"),
             ("--sampling-rate", "1.5", "sampling_rate"),
             ("--device", "cuda:99", "cuda"),
