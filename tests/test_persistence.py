@@ -275,6 +275,35 @@ def test_onnx_gives_the_same_labels(network, channels, tmp_path):
         np.testing.assert_array_equal(classes[outputs.argmax(1)], classifier.predict(batch))
 
 
+@pytest.mark.parametrize("loss", ["squared", "cross_entropy"])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("kind", [int, str])
+def test_onnx_scores_raw_pixels(loss, channels, kind, tmp_path):
+    """Scaler, network, probabilities and labels in one graph; an image of one colour among them."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (60, 9, 8, channels), dtype=np.uint8)
+    pixels[0] = 7
+    labels = np.arange(60) % 3
+    labels = labels * 5 - 1 if kind is int else np.array(["ä", "cat", "dog"])[labels]
+    scaler = ImageScaler().fit(pixels)
+    classifier = newton(loss=loss, network=[Conv(4, 3, pool=2)]).fit(scaler.transform(pixels), labels)
+    classifier.export_onnx(tmp_path / "model.onnx", scaler=scaler)
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    for batch in (pixels, pixels[:1]):
+        outputs, probabilities, label = session.run(None, {"images": batch})
+        expected = scaler.transform(batch)
+        np.testing.assert_allclose(outputs, classifier.decision_function(expected), atol=1e-5)
+        np.testing.assert_allclose(probabilities, classifier.predict_proba(expected), atol=1e-5)
+        np.testing.assert_array_equal(label.astype(labels.dtype), classifier.predict(expected))
+
+
+def test_onnx_refuses_a_scaler_of_other_images(tmp_path):
+    classifier = newton(max_iter=1).fit(X, y)
+    scaler = ImageScaler().fit(np.zeros((2, 9, 9)))
+    with pytest.raises(ValueError, match=r"scaler was fitted on images of shape \(9, 9\)"):
+        classifier.export_onnx(tmp_path / "model.onnx", scaler=scaler)
+
+
 def test_pickle_through_a_buffer_keeps_bits():
     buffer = io.BytesIO()
     classifier = newton().fit(X, y)

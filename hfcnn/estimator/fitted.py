@@ -19,6 +19,7 @@ from hfcnn.network import Network
 from hfcnn.objective import outputs
 from hfcnn.onnx_export import onnx_model
 from hfcnn.persistence import load_model, save_model
+from hfcnn.preprocessing import ImageScaler
 
 __all__ = ["FittedCNN"]
 
@@ -158,21 +159,28 @@ class FittedCNN(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         return self.network_.to_torch(self._theta(torch.device("cpu")))
 
-    def export_onnx(self, path: Any) -> None:
-        """Write the fitted network as ONNX: any number of float32 NHWC images in, outputs out.
+    def export_onnx(self, path: Any, scaler: ImageScaler | None = None) -> None:
+        """Write the fitted classifier as one ONNX graph: any number of images in, labels out.
 
         Parameters
         ----------
         path : str or path
-            The file. Its input is named "images", of shape (batch, H, W, C), its output "outputs", of
-            shape (batch, K); the labels are in its metadata under "classes", one a line.
+            The file. Its input is "images", of shape (batch, H, W, C). Its outputs are "outputs", those of
+            the network, "probabilities", both of shape (batch, K), and "label", of shape (batch,). The
+            labels are also in its metadata under "classes", one per line.
+        scaler : ImageScaler or None, default=None
+            Fitted scaler of the images, to be part of the graph. The input is then raw pixels, uint8;
+            without it float32, scaled as the training images were.
 
         Raises
         ------
         ImportError
             If onnx is not installed.
+        ValueError
+            If the scaler was fitted on images of another size.
         """
-        model = onnx_model(self.to_torch(), self.image_shape_, self.classes_.tolist())
+        module, labels = self.to_torch(), self.classes_.tolist()
+        model = onnx_model(module, self.image_shape_, labels, self.loss, scaler)
         Path(path).write_bytes(model.SerializeToString())
 
     def __sklearn_tags__(self) -> Any:
