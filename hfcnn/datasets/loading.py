@@ -11,20 +11,14 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from hfcnn.datasets.formats import (
-    CIFAR_BATCH,
-    DatasetError,
-    Parts,
-    Shape,
-    open_plain,
-    read_cifar,
-    read_idx,
-    read_image_folder,
-    read_mat,
-    read_norb,
-    read_npz,
-    read_svmlight,
-)
+from hfcnn.datasets.cifar import CIFAR_BATCH, read_cifar
+from hfcnn.datasets.files import DatasetError, Parts, Shape, open_plain
+from hfcnn.datasets.folder import read_image_folder
+from hfcnn.datasets.idx import read_idx
+from hfcnn.datasets.matlab import read_mat
+from hfcnn.datasets.norb import read_norb
+from hfcnn.datasets.npz import read_npz
+from hfcnn.datasets.svmlight import read_svmlight
 
 __all__ = ["DatasetError", "load"]
 

@@ -1,0 +1,71 @@
+"""Pixels as uint8, and images of flat rows."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hfcnn.datasets.files import DatasetError, Shape
+
+__all__ = ["rows_to_images", "to_uint8"]
+
+
+def rows_to_images(rows: Any, image_shape: Shape | None, path: Path) -> NDArray[np.uint8]:
+    """Images (n, height, width, channels) of dense or sparse rows that hold one channel after another."""
+    from scipy.sparse import csr_array, issparse
+
+    n, n_features = rows.shape
+    if image_shape is None:
+        for channels in (1, 3):
+            side = math.isqrt(n_features // channels)
+            if side and channels * side * side == n_features:
+                image_shape = (side, side, channels)
+    if image_shape is None or n_features > math.prod(image_shape):
+        raise DatasetError(
+            f"{path}: {n_features} features an image, which "
+            + (f"do not fit image_shape={image_shape}" if image_shape else "is no square, nor three of them")
+            + "; expected image_shape=(height, width, channels) that holds them (features that are 0 in "
+            "all images may be missing at the end)"
+        )
+    height, width, channels = image_shape
+    if issparse(rows):
+        rows = csr_array(rows)
+        data = to_uint8(rows.data, path)
+        flat = csr_array((data, rows.indices, rows.indptr), shape=(n, math.prod(image_shape))).toarray()
+    else:
+        flat = np.zeros((n, math.prod(image_shape)), np.uint8)
+        flat[:, :n_features] = to_uint8(rows, path)
+    return np.ascontiguousarray(flat.reshape(n, channels, height, width).transpose(0, 2, 3, 1))
+
+
+def to_uint8(values: NDArray[Any], path: Path) -> NDArray[np.uint8]:
+    """Pixels of any type as uint8: integers in 0..255 as they are, multiples of 1/255 times 255."""
+    if values.dtype == np.uint8:
+        return values
+    result = np.empty(values.shape, np.uint8)
+    if values.dtype.kind in "biuf":
+        # six printed digits of k/255 are within 2e-4 of k after the multiplication
+        if _scaled_into(values, 1, 0.0, result) or _scaled_into(values, 255, 1e-3, result):
+            return result
+    raise DatasetError(
+        f"{path}: pixels of type {values.dtype} that are not bytes; expected integers in 0..255, or "
+        "numbers in [0, 1] that are multiples of 1/255"
+    )
+
+
+def _scaled_into(values: NDArray[Any], scale: int, tolerance: float, out: NDArray[np.uint8]) -> bool:
+    """Write values times scale to `out`; False if some are not integers in 0..255 within the tolerance."""
+    step = max(1, (1 << 20) // max(1, math.prod(values.shape[1:])))
+    for start in range(0, len(values), step):
+        scaled = values[start : start + step].astype(np.float64) * scale
+        rounded = np.rint(scaled)
+        with np.errstate(invalid="ignore"):  # inf - inf
+            is_byte = (rounded >= 0) & (rounded <= 255) & (np.abs(scaled - rounded) <= tolerance)
+        if not is_byte.all():
+            return False
+        out[start : start + step] = rounded
+    return True
