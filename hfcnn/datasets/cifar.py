@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from hfcnn.datasets.files import DatasetError, Parts, Shape, no_part, one_set, open_plain
-from hfcnn.datasets.pickles import as_array, as_text, unpickle
+from hfcnn.datasets.pickles import as_array, decoded, unpickle
 
 __all__ = ["CIFAR_BATCH", "read_cifar"]
 
@@ -84,7 +84,7 @@ def _cifar_pickle(data: bytes, source: str) -> Parts:
     expected = "a dict with 'data', uint8 of shape (n, 3072), and 'labels' or 'fine_labels'"
     try:
         batch = unpickle(data)
-        batch = {as_text(key): value for key, value in batch.items()}
+        batch = {decoded(key): value for key, value in batch.items()}
         pixels = as_array(batch["data"])
         labels = as_array(batch["fine_labels" if "fine_labels" in batch else "labels"])
     except DatasetError as error:

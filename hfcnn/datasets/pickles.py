@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hfcnn.datasets.files import DatasetError
 
-__all__ = ["as_array", "as_text", "unpickle"]
+__all__ = ["as_array", "decoded", "unpickle"]
 
 
 class _Recorded:
@@ -64,7 +64,7 @@ def _encode_latin1(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-def as_text(value: Any) -> Any:
+def decoded(value: Any) -> Any:
     """Text of Python 3, and of Python 2, whose text is bytes."""
     return value.decode("latin1") if isinstance(value, bytes) else value
 
@@ -80,7 +80,7 @@ def as_array(value: Any) -> NDArray[Any]:
         return np.asarray(value)
     else:
         raise TypeError("no array where one is expected")
-    name, byte_order = as_text(dtype.arguments[0]), as_text(dtype.state[1])
+    name, byte_order = decoded(dtype.arguments[0]), decoded(dtype.state[1])
     if re.fullmatch(r"[biuf][1248]", name) is None:
         raise TypeError(f"an array of type {name}")
     numbers = np.frombuffer(raw, np.dtype(name).newbyteorder(byte_order))
