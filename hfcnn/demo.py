@@ -14,7 +14,7 @@ from hfcnn.network import Conv
 from hfcnn.plots import confusion, learning_curve
 from hfcnn.preprocessing import ImageScaler
 
-__all__ = ["run"]
+__all__ = ["show_digits"]
 
 #: Settings chosen on a validation part of the training images; the held-out images had no say.
 NETWORK = [Conv(16, 3, pool=2), Conv(32, 3, pool=2)]
@@ -25,7 +25,7 @@ MAX_ITER = 20
 EXPECTED_ACCURACY = 0.97
 
 
-def run(output: Path, seed: int, console: Console) -> None:
+def show_digits(output: Path, seed: int, console: Console) -> None:
     """Train, print the held-out accuracy, and draw a learning curve and a confusion matrix.
 
     Parameters

@@ -14,7 +14,7 @@ import pytest
 from sklearn.datasets import load_digits
 from typer.testing import CliRunner
 
-from hfcnn import __version__
+from hfcnn import Conv, Dense, NewtonCNNClassifier, SGDCNNClassifier, __version__
 from hfcnn.cli import app
 
 TRAIN = ["--max-iter", "2", "--sampling-rate", "50", "--C", "0.1"]
@@ -96,6 +96,28 @@ class TestTrain:
         output = succeed("train", digits, "--save", tmp_path / "model", *TRAIN, "--train-size", 100)
         assert re.search(r"\b100\b", output)
 
+    def test_takes_layers_as_text(self, digits, tmp_path):
+        layers = ["--network", "conv4x5s2p2,conv6x3a2,dense9"]
+        succeed("train", digits, "--save", tmp_path / "model", *TRAIN, *layers, "--no-progress")
+        found = NewtonCNNClassifier.load(tmp_path / "model").network
+        assert found == [Conv(4, 5, 2, pool=2), Conv(6, 3, pool=2, pooling="average"), Dense(9)]
+
+    def test_stops_early_without_a_look_at_test_images(self, digits, tmp_path):
+        options = ["--early-stopping", "--validation", "0.2", "--max-iter", "3", "--no-progress"]
+        output = succeed("train", digits, "--save", tmp_path / "model", *TRAIN, *options)
+        found = NewtonCNNClassifier.load(tmp_path / "model")
+        assert found.early_stopping and found.validation_fraction == 0.2
+        assert accuracy(output) == accuracy(succeed("evaluate", tmp_path / "model", digits))
+        best = found.history_["validation_accuracy"].max()
+        assert best * 60 == pytest.approx(round(best * 60))  # a fifth of the 300 training images
+
+    def test_passes_its_options_on(self, digits, tmp_path):
+        options = ["--class-weight", "balanced", "--n-jobs", "1", "--batch-size", "64", "--memory", "1.5M"]
+        succeed("train", digits, "--save", tmp_path / "model", *TRAIN, *options, "--no-progress")
+        found = NewtonCNNClassifier.load(tmp_path / "model")
+        assert (found.class_weight, found.n_jobs, found.batch_size) == ("balanced", 1, 64)
+        assert found.memory == 3 * 2**19
+
     def test_goes_on_from_a_checkpoint_as_if_never_stopped(self, digits, tmp_path):
         whole, part, resumed = (tmp_path / name for name in ("whole", "part", "resumed"))
         arguments = ["--sampling-rate", "50", "--C", "0.1", "--no-progress"]
@@ -122,6 +144,30 @@ class TestPredict:
         probabilities = np.array([[float(row[f"p_{label}"]) for label in range(10)] for row in found])
         np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-5)
         assert probabilities.argmax(1).tolist() == [int(row["label"]) for row in found]
+
+
+class TestExport:
+    def test_scores_raw_pixels_as_predict_does(self, model, digits, tmp_path):
+        onnxruntime = pytest.importorskip("onnxruntime")
+        output = succeed("export", model, "--onnx", tmp_path / "model.onnx")
+        assert "uint8, raw pixels" in output
+        session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+        images = np.load(digits)["X_test"]
+        probabilities, label = session.run(["probabilities", "label"], {"images": images})
+        found = rows(succeed("predict", model, digits, "--proba"))
+        assert [int(row["label"]) for row in found] == label.tolist()
+        expected = [[float(row[f"p_{digit}"]) for digit in range(10)] for row in found]
+        np.testing.assert_allclose(probabilities, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [NewtonCNNClassifier, SGDCNNClassifier])
+def test_a_model_saved_from_python_works_too(kind, digits, tmp_path):
+    data = np.load(digits)
+    classifier = kind([Conv(4, 3, pool=2)], max_iter=2, random_state=0).fit(data["X_train"], data["y_train"])
+    classifier.save(tmp_path / "model")
+    found = rows(succeed("predict", tmp_path / "model", digits))
+    assert [int(row["label"]) for row in found] == classifier.predict(data["X_test"]).tolist()
+    assert "accuracy" in succeed("evaluate", tmp_path / "model", digits)
 
 
 class TestEvaluate:
@@ -164,12 +210,15 @@ class TestErrors:
         assert "data.npz" in fail("train", tmp_path / "data.npz", "--save", tmp_path / "model")
 
     def test_folder_of_the_model_not_there(self, digits, tmp_path):
-        assert "no folder of that name" in fail("train", digits, "--save", tmp_path / "none" / "model")
+        assert "there is no folder" in fail("train", digits, "--save", tmp_path / "none" / "model")
 
     @pytest.mark.parametrize(
         ("option", "value", "message"),
         [
-            ("--network", "cnn4", "'cnn3', 'cnn5'"),
+            ("--network", "cnn4", "cnn3, cnn5"),
+            ("--network", "conv32x5,dense", "got 'dense'"),
+            ("--network", "conv8x4", "odd"),
+            ("--class-weight", "even", "class_weight"),
             ("--C", "-1", "C must be a positive number"),
             ("--loss", "hinge", "hinge"),
             ("--sampling-rate", "1.5", "sampling_rate"),
@@ -207,6 +256,7 @@ HELP = [
     ["train"],
     ["predict"],
     ["evaluate"],
+    ["export"],
     ["reproduce"],
     ["reproduce", "run"],
     ["reproduce", "table5"],

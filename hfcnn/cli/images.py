@@ -1,0 +1,51 @@
+"""Images for the commands: which part of a data set, and with what model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+__all__ = ["load_part", "load_scaled", "load_test_part", "load_trained"]
+
+
+def load_part(path: Path, split: str | None, image_shape: tuple[int, ...] | None) -> tuple[Any, Any]:
+    """Load a part of a data set: by default its test part, or all where it has none."""
+    from hfcnn.datasets import DatasetError, load
+
+    if split is not None:
+        return load(path, split=cast(Any, split), image_shape=image_shape)
+    try:
+        return load(path, split="test", image_shape=image_shape)
+    except DatasetError:
+        return load(path, image_shape=image_shape)
+
+
+def load_test_part(data: Path, test: Path | None, image_shape: tuple[int, ...]) -> tuple[Any, Any]:
+    """Load the images to test on while training: (None, None) if there are none."""
+    from hfcnn.datasets import DatasetError, load
+
+    if test is not None:
+        return load_part(test, None, image_shape)
+    try:
+        return load(data, split="test", image_shape=image_shape)
+    except (DatasetError, FileNotFoundError):
+        return None, None
+
+
+def load_trained(path: Path, device: str) -> tuple[Any, Any]:
+    """Load a classifier of any solver, and the scaler of its images, None where the file holds none."""
+    import hfcnn.estimator
+    from hfcnn.persistence import SCALER_MEAN, load_scaler, read_model_file
+
+    arrays, header = read_model_file(path)
+    kind = getattr(hfcnn.estimator, header["class"], None)
+    if kind is None:
+        raise ValueError(f"{path} holds a {header['class']}, which hfcnn does not have")
+    return kind.load(path, device=device), load_scaler(path) if SCALER_MEAN in arrays else None
+
+
+def load_scaled(model: Path, data: Path, split: str | None, device: str) -> tuple[Any, Any, Any]:
+    """Load a classifier, and images, scaled for it, with their labels."""
+    classifier, scaler = load_trained(model, device)
+    X, y = load_part(data, split, classifier.image_shape_)
+    return classifier, X if scaler is None else scaler.transform(X), y

@@ -1,0 +1,152 @@
+"""The command ``hfcnn train``."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from hfcnn.cli.images import load_part, load_test_part
+from hfcnn.cli.options import (
+    BackendName,
+    DataPath,
+    DeviceName,
+    PrecisionName,
+    parse_bytes,
+    parse_network,
+    parse_number,
+    parse_sizes,
+    parsed,
+)
+from hfcnn.commands import print_line
+
+__all__ = ["train"]
+
+
+def train(
+    data: DataPath,
+    save: Annotated[Path, typer.Option(help="File for the model.")],
+    network: Annotated[
+        str, typer.Option(help="cnn3 or cnn5, the paper's; or layers: conv32x5p2,conv64x3p2,dense128.")
+    ] = "cnn3",
+    C: Annotated[
+        float, typer.Option("--C", help="Inverse strength of the regularisation: smaller is more of it.")
+    ] = 0.01,
+    loss: Annotated[str, typer.Option(help="squared or cross_entropy.")] = "squared",
+    sampling_rate: Annotated[
+        Any,
+        parsed(
+            parse_number,
+            "RATE",
+            "Images over which the Gauss-Newton matrix is averaged: a share, a number of them, or auto.",
+        ),
+    ] = "auto",
+    max_iter: Annotated[int, typer.Option(min=1, help="Most iterations.")] = 100,
+    early_stopping: Annotated[
+        bool,
+        typer.Option(
+            "--early-stopping",
+            help="Put some training images aside, stop once accuracy on them rises no more, keep the best.",
+        ),
+    ] = False,
+    validation: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the images that --early-stopping puts aside.")
+    ] = 0.1,
+    class_weight: Annotated[
+        str | None, typer.Option(help="balanced: rare classes count as much as frequent ones.")
+    ] = None,
+    train_size: Annotated[
+        int | None,
+        typer.Option(min=2, help="Train on so many images, of each class its share. [default: all]"),
+    ] = None,
+    test: Annotated[
+        Path | None,
+        typer.Option(help="Data set to test on after each iteration. [default: DATA's test part, if any]"),
+    ] = None,
+    image_shape: Annotated[
+        Any, parsed(parse_sizes, "H,W[,C]", "Shape of images, where a file does not tell.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of choice, weights and sampling.")] = 0,
+    device: DeviceName = "auto",
+    backend: BackendName = "auto",
+    precision: PrecisionName = "auto",
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Images that go through the network at once.")
+    ] = None,
+    memory: Annotated[
+        Any,
+        parsed(
+            parse_bytes, "BYTES", "Kept between Gauss-Newton products: 500M, 2G, or a quarter of the free."
+        ),
+    ] = "auto",
+    n_jobs: Annotated[int | None, typer.Option(help="Processor threads; -1 is all.")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="File that keeps the run after each iteration.")
+    ] = None,
+    resume: Annotated[Path | None, typer.Option(help="Checkpoint of the same run, to go on from.")] = None,
+    progress: Annotated[bool, typer.Option(help="Print a row per iteration.")] = True,
+) -> None:
+    """Train on a data set or a folder of images; Ctrl-C keeps the model that is reached."""
+    from hfcnn.estimator import NewtonCNNClassifier
+    from hfcnn.files import check_output_path
+    from hfcnn.persistence import save_model
+    from hfcnn.preprocessing import ImageScaler
+
+    check_output_path(save, "--save")
+    layers = parse_network(network)
+    X, y = load_part(data, "train", image_shape)
+    X_test, y_test = load_test_part(data, test, X.shape[1:])
+    X, y = choose(X, y, train_size, seed)
+    scaler = ImageScaler().fit(X)
+    classifier = NewtonCNNClassifier(
+        layers,
+        C=C,
+        loss=loss,
+        sampling_rate=sampling_rate,
+        max_iter=max_iter,
+        early_stopping=early_stopping,
+        validation_fraction=validation,
+        class_weight=class_weight,
+        checkpoint=checkpoint,
+        backend=backend,
+        device=device,
+        precision=precision,
+        batch_size=batch_size,
+        memory=memory,
+        n_jobs=n_jobs,
+        random_state=seed,
+        verbose=int(progress),
+    )
+    if X_test is not None:
+        X_test = scaler.transform(X_test)
+    # what the best iteration is, test images have no say in
+    watched = {} if early_stopping or X_test is None else {"X_val": X_test, "y_val": y_test}
+    fit_with_warnings(classifier, scaler.transform(X), y, resume_from=resume, **watched)
+    save_model(classifier, save, scaler)
+    tested = "" if X_test is None else f", test accuracy {100 * classifier.score(X_test, y_test):.2f} %"
+    print_line(Console(), f"{save}: the model of iteration {classifier.n_iter_}{tested}")
+
+
+def fit_with_warnings(classifier: Any, X: Any, y: Any, **keywords: Any) -> None:
+    """Fit; what ends it early, such as Ctrl-C, is said in one line after the rows of iterations."""
+    from sklearn.exceptions import ConvergenceWarning
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ConvergenceWarning)
+        classifier.fit(X, y, **keywords)
+    for warning in caught:
+        print_line(Console(), str(warning.message))
+
+
+def choose(X: Any, y: Any, size: int | None, seed: int) -> tuple[Any, Any]:
+    """Choose some images, of each class its share."""
+    import numpy as np
+    from sklearn.model_selection import train_test_split
+
+    if size is None or size >= len(y):
+        return X, y
+    rows, _ = train_test_split(np.arange(len(y)), train_size=size, stratify=y, random_state=seed)
+    return X[rows], y[rows]
