@@ -15,7 +15,7 @@ from hfcnn.cost import choose_form, linearization_bytes, stored_jacobian_bytes
 from hfcnn.images import Contribution, Images, Span
 from hfcnn.linearization import Linearization
 from hfcnn.loss import Loss, get_loss
-from hfcnn.memory import memory_budget
+from hfcnn.memory import is_allocation_failure, memory_budget
 from hfcnn.network import Network
 from hfcnn.stored_jacobian import StoredJacobian
 
@@ -121,21 +121,37 @@ class GaussNewton:
                 itemsize=self._theta.dtype.itemsize,
             )
         self.form = form
-        self._kept = self._linearize(budget)
+        self._kept: dict[Span, Linear] = {}
+        self._linearize(budget)
 
-    def _linearize(self, budget: int) -> dict[Span, Linear]:
-        """Linearise the first batches, as many as the budget allows."""
+    def _linearize(self, budget: int) -> None:
+        """Linearise the first batches, as many as the budget and the memory allow.
+
+        Where memory runs out in setting the stored Jacobian up, the R-operator takes its place; where it runs
+        out for that too, the batches left are linearised anew in every product.
+        """
+        try:
+            self._keep(budget)
+        except (MemoryError, RuntimeError) as error:
+            if not is_allocation_failure(error):
+                raise
+        else:
+            return
+        if self.form == "jacobian":
+            self.form = "rop"
+            self._kept.clear()
+            self._linearize(budget)
+
+    def _keep(self, budget: int) -> None:
         is_stored = self.form == "jacobian"
         kind = StoredJacobian if is_stored else Linearization
         count = stored_jacobian_bytes if is_stored else linearization_bytes
         bytes_per_image = count(self.network, self._theta.dtype.itemsize)
-        kept: dict[Span, Linear] = {}
         for span in self._spans:
             budget -= bytes_per_image * span.size
             if budget < 0:
                 break
-            kept[span] = kind(self.network, self._theta, self._read(span), self.backend.product_ops)
-        return kept
+            self._kept[span] = kind(self.network, self._theta, self._read(span), self.backend.product_ops)
 
     def _read(self, span: Span) -> Tensor:
         return self._data.read(span, self._theta.dtype).images
@@ -173,7 +189,7 @@ class GaussNewton:
             return Contribution(linear.vjp(q))
 
         result = v * (1 / self.C + self.damping)
-        self._data.weighted_sum(self._spans, part, result)
+        self._data.weighted_sum(self._spans, part, result, self._kept)
         return result
 
     @overload

@@ -7,8 +7,8 @@ here, by `Images.weighted_sum`.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hfcnn.backend import TORCH, Backend
-from hfcnn.cost import choose_batch_size
-from hfcnn.memory import keep_heap
+from hfcnn.cost import choose_batch_size, gradient_cost
+from hfcnn.memory import as_text, free_bytes, is_allocation_failure, keep_heap
 from hfcnn.network import Network
 
 __all__ = ["Batch", "Images", "Indices", "Contribution", "Span", "take"]
 
 Indices: TypeAlias = "NDArray[np.int64] | slice"
+Result = TypeVar("Result")
 
 
 class Span(NamedTuple):
@@ -133,6 +134,8 @@ class Images:
         self.weight = None if weight is None else weight.to(backend.device)
         self._images = images
         self._total_weight: float | None = None
+        #: Most images for which memory was found to suffice; shared by all sets of the same images.
+        self._limit = [len(images)]
 
     def __len__(self) -> int:
         """Number of images that count."""
@@ -171,6 +174,7 @@ class Images:
         own.
         """
         size = self.batch_size or choose_batch_size(self.network, dtype.itemsize, self.backend.device)
+        size = min(size, self._limit[0])
         if is_even:
             size = max(1, -(-len(self) // max(1, -(-len(self) // size))))
         return [Span(start, min(start + size, len(self))) for start in range(0, len(self), size)]
@@ -186,36 +190,106 @@ class Images:
         return Batch(images, labels, weight)
 
     def weighted_sum(
-        self, spans: list[Span], part: Callable[[Span, float], Contribution], into: Tensor | None = None
+        self,
+        spans: list[Span],
+        part: Callable[[Span, float], Contribution],
+        into: Tensor | None = None,
+        kept: dict[Span, Any] | None = None,
     ) -> ImageSums:
         """Add up what the batches contribute: the one sum over images of this package.
 
         Parameters
         ----------
         spans : list of Span
-            The batches, of `spans`.
+            The batches, of `spans`. Halved in place where memory runs out.
         part : callable
             (span, value of the batches before it) -> Contribution. It may say that the sum ends with it,
             which is what makes a rejected trial of the line search cheap.
         into : Tensor of shape (n,) or None
             The weighted mean of the vectors is added to this, in place.
+        kept : dict or None
+            What is kept of batches between sums; see `each`.
 
         Returns
         -------
         ImageSums
             Sums, not means, of losses and hits.
+
+        Raises
+        ------
+        MemoryError
+            If memory does not suffice for one image.
         """
         value = hits = 0.0
         scale = 1 / self.total_weight
-        for span in spans:
+
+        def add(span: Span) -> bool:
+            nonlocal value, hits
             found = part(span, value)
             value, hits = value + found.value, hits + found.hits
-            if found.is_last:
-                return ImageSums(value, hits, is_stopped=True)
-            if into is not None and found.vector is not None:
+            if into is not None and found.vector is not None and not found.is_last:
                 into.add_(found.vector, alpha=scale)
-            del found  # before the next batch's is made
-        return ImageSums(value, hits, is_stopped=False)
+            return found.is_last
+
+        is_stopped = any(self.each(spans, add, kept))
+        return ImageSums(value, hits, is_stopped)
+
+    def each(
+        self, spans: list[Span], work: Callable[[Span], Result], kept: dict[Span, Any] | None = None
+    ) -> Iterator[Result]:
+        """Do some work for each batch in turn; a batch for which memory runs out is done in two halves.
+
+        Parameters
+        ----------
+        spans : list of Span
+            The batches. Halved in place.
+        work : callable
+            What to do. It leaves nothing behind where it fails.
+        kept : dict or None
+            What is kept for some batches. The entry of a batch that is halved is dropped.
+
+        Raises
+        ------
+        MemoryError
+            If memory does not suffice for one image.
+        """
+        index = 0
+        while index < len(spans):
+            span = spans[index]
+            is_kept = kept is not None and span in kept
+            if is_kept or span.size <= self._limit[0]:
+                found = self._attempt(work, span)
+                if found:
+                    index += 1
+                    yield found[0]
+                    continue
+                self._limit[0] = min(self._limit[0], max(1, span.size // 2))
+                if kept is not None:
+                    kept.pop(span, None)
+            middle = (span.start + span.stop) // 2
+            spans[index : index + 1] = [Span(span.start, middle), Span(middle, span.stop)]
+
+    def _attempt(self, work: Callable[[Span], Result], span: Span) -> list[Result]:
+        """Result of some work, in a list; an empty one where memory ran out."""
+        try:
+            return [work(span)]
+        except (MemoryError, RuntimeError) as error:
+            if not is_allocation_failure(error):
+                raise
+            if span.size == 1:
+                raise MemoryError(self._shortage()) from error
+        # here nothing of the failed attempt is alive any more
+        if self.backend.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return []
+
+    def _shortage(self) -> str:
+        device, needed = self.backend.device, gradient_cost(self.network, torch.float64.itemsize).bytes
+        return (
+            f"memory does not suffice for a single image: its derivatives take up to {as_text(needed)}, and "
+            f"{as_text(free_bytes(device))} are free on {device}; use smaller images, a smaller network or "
+            "fewer filters in its first layers, or allow the process more memory"
+        )
 
 
 def take(images: Any, index: Indices, dtype: torch.dtype, device: torch.device) -> Tensor:

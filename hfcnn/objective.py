@@ -84,11 +84,11 @@ def outputs(
     """
     data = Images(network, images, backend=backend, batch_size=batch_size)
     with torch.inference_mode():
-        parts = [
-            forward(network, theta, data.read(span, theta.dtype).images, backend).cpu()
-            for span in data.spans(theta.dtype)
-        ]
-    result: NDArray[Any] = torch.cat(parts).numpy()
+        parts = data.each(
+            data.spans(theta.dtype),
+            lambda span: forward(network, theta, data.read(span, theta.dtype).images, backend).cpu(),
+        )
+        result: NDArray[Any] = torch.cat(list(parts)).numpy()
     return result
 
 
@@ -202,7 +202,6 @@ class Objective:
 
         def part(span: Span, so_far: float) -> Contribution:
             batch = data.read(span, theta.dtype)
-            self.passes.forward += span.size
             linear = Linearization(self.network, theta, batch.images, self.backend.ops) if gradient else None
             z = linear.outputs if linear else forward(self.network, theta, batch.images, self.backend)
             assert batch.labels is not None
@@ -213,14 +212,18 @@ class Objective:
             value, right = sums.tolist()
             # written so that a NaN stops it too
             if not norm + (so_far + value) / total_weight <= bound:
+                self.passes.forward += span.size
                 return Contribution(None, value, right, is_last=True)
             if linear is None:
+                self.passes.forward += span.size
                 return Contribution(None, value, right)
             q = loss.gradient(z, batch.labels)
             if batch.weight is not None:
                 q = q * batch.weight.unsqueeze(1)
+            vector = linear.vjp(q)
+            self.passes.forward += span.size
             self.passes.backward += span.size
-            return Contribution(linear.vjp(q), value, right)
+            return Contribution(vector, value, right)
 
         grad = theta / self.C if gradient else None
         totals = data.weighted_sum(data.spans(theta.dtype), part, grad)
