@@ -8,7 +8,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from hfcnn import ops
 if TYPE_CHECKING:
     from hfcnn.layers import Layer
 
-__all__ = ["PRECISIONS", "TORCH", "Backend", "LayerOps", "get_backend", "graph_capture"]
+__all__ = ["PRECISIONS", "TORCH", "Backend", "LayerOps", "get_backend"]
 
 #: Arithmetic of the Gauss-Newton products on float32 data.
 PRECISIONS = ("auto", "ieee", "tf32", "tf32x3", "bf16")
@@ -88,9 +89,45 @@ class Backend:
         for layer in layers:
             layer.check_backend(self.name)
 
+    def exact(self) -> AbstractContextManager[None]:
+        """Compute on float32 data in float32, as f and its gradient are: torch's GPU libraries may not."""
+        return self._arithmetic(is_tf32=False)
+
+    def products(self) -> AbstractContextManager[None]:
+        """Compute on float32 data as `precision` says, as products are."""
+        return self._arithmetic(is_tf32=self.precision == "tf32")
+
+    def _arithmetic(self, *, is_tf32: bool) -> AbstractContextManager[None]:
+        return nullcontext() if self.device.type == "cpu" else tensor_float(is_tf32)
+
     def product_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """Type in which products on data of `dtype` are computed; CG's vectors keep `dtype`."""
         return torch.bfloat16 if self.precision == "bf16" and dtype == torch.float32 else dtype
+
+
+@contextmanager
+def tensor_float(is_on: bool) -> Iterator[None]:
+    """Let cuDNN and cuBLAS round float32 operands to TF32, or forbid it; as it was, afterwards.
+
+    cuDNN does so by default, in convolutions whose results then have three digits.
+    """
+    places: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]
+    name: str = "allow_tf32"
+    value: bool | str = is_on
+    try:
+        [getattr(place, name) for place in places]
+    except RuntimeError:  # the user has set torch's newer flags, beside which these cannot be read
+        cudnn: Any = torch.backends.cudnn
+        places, name = [torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn], "fp32_precision"
+        value = "tf32" if is_on else "ieee"
+    before = [getattr(place, name) for place in places]
+    try:
+        for place in places:
+            setattr(place, name, value)
+        yield
+    finally:
+        for place, was in zip(places, before, strict=True):
+            setattr(place, name, was)
 
 
 #: torch operations on the CPU.
@@ -108,7 +145,8 @@ def get_backend(backend: str = "auto", device: str = "auto", precision: str = "a
         A torch device; "auto" is the GPU if there is one.
     precision : {"auto", "ieee", "tf32", "tf32x3", "bf16"}, default="auto"
         Arithmetic of products on float32 data. "auto" is tf32 for triton and ieee for torch; "bf16" is
-        for torch. The objective and its gradient use tf32x3 where products use tf32.
+        for torch, and "tf32" for torch on a GPU. Where products use tf32, the objective and its gradient
+        use tf32x3 with triton and ieee with torch.
 
     Raises
     ------
@@ -126,8 +164,11 @@ def get_backend(backend: str = "auto", device: str = "auto", precision: str = "a
     if backend == "auto":
         backend = "triton" if where.type == "cuda" and _has_triton() else "torch"
     if backend == "torch":
-        if precision in ("tf32", "tf32x3"):
-            raise ValueError(f'precision={precision!r} needs backend="triton"; torch has "ieee" or "bf16"')
+        if precision == "tf32x3" or (precision == "tf32" and where.type != "cuda"):
+            others = '"ieee", "tf32" or "bf16"' if where.type == "cuda" else '"ieee" or "bf16"'
+            raise ValueError(
+                f'precision={precision!r} needs backend="triton"; torch has {others} on the device {where}'
+            )
         return Backend("torch", where, "ieee" if precision == "auto" else precision, TORCH_OPS, TORCH_OPS)
     if precision == "bf16":
         raise ValueError('precision="bf16" needs backend="torch"; triton has "tf32", "tf32x3" or "ieee"')
@@ -163,38 +204,3 @@ def _has_triton() -> bool:
             stacklevel=3,
         )
     return is_installed
-
-
-def graph_capture(
-    device: torch.device, cuda_graph: bool | str = "auto"
-) -> Callable[[Callable[[], None]], Callable[[], None]] | None:
-    """Say how a CG step is captured in a CUDA graph on `device`; None is not at all.
-
-    Parameters
-    ----------
-    device : torch.device
-        Where the step runs.
-    cuda_graph : bool or "auto", default="auto"
-        "auto" captures on a CUDA GPU. What cannot be captured runs as it is.
-
-    Raises
-    ------
-    ValueError
-        If `cuda_graph` is True and the device no CUDA GPU, or it is none of these.
-    """
-    if cuda_graph not in (True, False, "auto"):
-        raise ValueError(f'cuda_graph must be True, False or "auto"; got {cuda_graph!r}')
-    if cuda_graph is True and device.type != "cuda":
-        raise ValueError(f'cuda_graph=True needs a CUDA GPU, and the device is {device}; use "auto"')
-    return _capture if cuda_graph and device.type == "cuda" else None
-
-
-def _capture(step: Callable[[], None]) -> Callable[[], None]:
-    graph = torch.cuda.CUDAGraph()
-    try:
-        with torch.cuda.graph(graph):
-            step()
-    except RuntimeError:  # something in the step waits for the device or allocates outside the graph's pool
-        return step
-    replay: Callable[[], None] = graph.replay
-    return replay

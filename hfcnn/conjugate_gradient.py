@@ -65,9 +65,9 @@ def conjugate_gradient(
     update : callable, default=hfcnn.ops.cg_update
         Takes one step in place; the Triton backend passes its fused kernel.
     capture : callable or None
-        Turns a step into one that does the same faster, after the first has run as it is. A step works in
-        place on buffers that stay where they are, has static shapes and does not wait for the device, so
-        that it can become a CUDA graph: see `hfcnn.backend.graph_capture`.
+        Turns the step into one that does the same faster. A step works in place on buffers that stay where
+        they are, has static shapes and does not wait for the device, so that it can become a CUDA graph:
+        see `hfcnn.cuda_graph`.
 
     Returns
     -------
@@ -90,10 +90,9 @@ def conjugate_gradient(
         rr.copy_(rr_next)
         status.copy_(torch.stack((rr_next, curvature)))
 
+    run = step if capture is None else capture(step)
     for iteration in range(1, max_iterations + 1):
-        if iteration == 2 and capture is not None:
-            step = capture(step)
-        step()
+        run()
         squared_norm, curvature = status.tolist()  # the one synchronisation of a step
         if not (squared_norm < float("inf") and curvature > 0):
             is_finite = abs(curvature) < float("inf") and (curvature <= 0 or squared_norm < float("inf"))

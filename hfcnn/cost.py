@@ -19,6 +19,7 @@ __all__ = [
     "jacobian_cost",
     "linearization_bytes",
     "product_cost",
+    "rows_at_once",
     "stored_jacobian_bytes",
     "trial_cost",
     "value_cost",
@@ -29,12 +30,11 @@ __all__ = [
 CPU_TEMPORARY_BYTES = 12 * 2**20
 #: Largest temporary of a batch on a GPU: enough work to fill one.
 GPU_TEMPORARY_BYTES = 512 * 2**20
-#: Operations that the convolutions do while memory delivers a byte. Measured: 200 GFLOP/s and 20 GB/s on two
-#: cores; GPUs are nearer to 100.
-OPERATIONS_A_BYTE = 10
-#: Operations that the convolutions do while a byte of the stored Jacobian is made ready: the system clears
-#: its memory first. Fitted to the paper's networks, where 6 to 15 products make up for the set-up.
-OPERATIONS_A_KEPT_BYTE = 200
+#: Operations that the convolutions do while memory delivers a byte, and while a byte of the stored Jacobian
+#: is made ready. On a CPU, measured on two cores: 200 GFLOP/s and 20 GB/s; the system clears memory before it
+#: is written, which was fitted to the paper's networks, where 6 to 15 products make up for the set-up. On
+#: a GPU, from data sheets: some 300 TFLOP/s and 3 TB/s, and nothing is cleared. No GPU has measured it yet.
+OPERATIONS_PER_BYTE = {"cpu": (10, 200), "gpu": (100, 100)}
 #: Arrays of the largest layer's size that live at once, and vectors of theta's size in an iteration.
 TEMPORARIES, VECTORS = 2.5, 12
 #: Memory lost between what is kept, as a share of it. Measured with glibc: temporaries are freed between.
@@ -134,10 +134,22 @@ def jacobian_cost(network: Network, itemsize: int = 4) -> Cost:
     return Cost(2 * (_multiply_adds(network.layers) + network.n_outputs * backward), peak)
 
 
-def _set_up_bytes(network: Network, itemsize: int) -> int:
+def rows_at_once(network: Network, n_images: int, itemsize: int, device: torch.device) -> int:
+    """How many of the K rows of an image the set-up of the stored Jacobian carries back at once.
+
+    One on a CPU, where the temporaries then stay in its cache. On a GPU as many as make one large temporary
+    of a batch of `n_images`: it must be kept busy, and K times a full batch would not fit.
+    """
+    if device.type == "cpu":
+        return 1
+    one = max(1, n_images * _largest(network) * itemsize)
+    return max(1, min(network.n_outputs, GPU_TEMPORARY_BYTES // one))
+
+
+def _set_up_bytes(network: Network, itemsize: int, n_rows: int = 1) -> int:
     """Bytes that the set-up of the stored Jacobian needs beside what is kept, for one image of its batch."""
     blocks = _blocks(network)
-    elements = sum(layer.patches_size + layer.input_size for layer in blocks) + 2 * _largest(network)
+    elements = sum(layer.patches_size + layer.input_size for layer in blocks) + 2 * n_rows * _largest(network)
     return elements * itemsize + sum(layer.selection_bytes for layer in blocks)
 
 
@@ -190,11 +202,21 @@ def fit_bytes(
     n_anew = min(batch, n_subset - n_kept)
     parts = [kept + (linear + temporary) * batch + linear * n_anew]
     if form == "jacobian":
-        parts.append(kept + _set_up_bytes(network, itemsize) * batch)
+        size = min(batch, max(1, n_kept))
+        n_rows = rows_at_once(network, size, itemsize, torch.device(device))
+        parts.append(kept + _set_up_bytes(network, itemsize, n_rows) * (batch if n_rows == 1 else size))
     return max(parts) + VECTORS * network.n_parameters * itemsize
 
 
-def choose_form(network: Network, n_images: int, *, n_products: int, memory: int, itemsize: int = 4) -> str:
+def choose_form(
+    network: Network,
+    n_images: int,
+    *,
+    n_products: int,
+    memory: int,
+    itemsize: int = 4,
+    device: torch.device | None = None,
+) -> str:
     """Cheaper form of the Gauss-Newton product: "rop" or "jacobian".
 
     Parameters
@@ -205,13 +227,17 @@ def choose_form(network: Network, n_images: int, *, n_products: int, memory: int
         CG iterations to expect.
     memory : int
         Bytes to keep; the stored Jacobian of all of S must fit.
+    device : torch.device or None
+        Where; None is a CPU.
     """
+    on_gpu = device is not None and device.type == "cuda"
+    per_byte, per_kept_byte = OPERATIONS_PER_BYTE["gpu" if on_gpu else "cpu"]
     if stored_jacobian_bytes(network, itemsize) * n_images > memory:
         return "rop"
     rop = value_cost(network, itemsize).operations + n_products * product_cost(network, "rop").operations
     stored = jacobian_cost(network, itemsize).operations
     stored += n_products * product_cost(network, "jacobian").operations
-    stored += stored_jacobian_bytes(network, itemsize) * OPERATIONS_A_KEPT_BYTE
+    stored += stored_jacobian_bytes(network, itemsize) * per_kept_byte
     # a product reads the rows twice, and they fit no cache
-    stored += 2 * n_products * _rows(network) * itemsize * OPERATIONS_A_BYTE
+    stored += 2 * n_products * _rows(network) * itemsize * per_byte
     return "jacobian" if stored < rop else "rop"

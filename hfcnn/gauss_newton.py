@@ -119,6 +119,7 @@ class GaussNewton:
                 n_products=n_products,
                 memory=budget,
                 itemsize=self._theta.dtype.itemsize,
+                device=backend.device,
             )
         self.form = form
         self._kept: dict[Span, Linear] = {}
@@ -131,7 +132,8 @@ class GaussNewton:
         out for that too, the batches left are linearised anew in every product.
         """
         try:
-            self._keep(budget)
+            with self.backend.products():
+                self._keep(budget)
         except (MemoryError, RuntimeError) as error:
             if not is_allocation_failure(error):
                 raise
@@ -182,11 +184,12 @@ class GaussNewton:
 
         def part(span: Span, _: float) -> Contribution:
             """Sum of J^T B J v over a batch."""
-            linear = self._linear(span)
-            q = self.loss.hessian_product(linear.outputs.to(v.dtype), linear.jvp(v).to(v.dtype))
-            if self._data.weight is not None:
-                q = q * self._data.weight[slice(*span)].unsqueeze(1)
-            return Contribution(linear.vjp(q))
+            with self.backend.products():
+                linear = self._linear(span)
+                q = self.loss.hessian_product(linear.outputs.to(v.dtype), linear.jvp(v).to(v.dtype))
+                if self._data.weight is not None:
+                    q = q * self._data.weight[slice(*span)].unsqueeze(1)
+                return Contribution(linear.vjp(q))
 
         result = v * (1 / self.C + self.damping)
         self._data.weighted_sum(self._spans, part, result, self._kept)

@@ -272,7 +272,8 @@ class Images:
     def _attempt(self, work: Callable[[Span], Result], span: Span) -> list[Result]:
         """Result of some work, in a list; an empty one where memory ran out."""
         try:
-            return [work(span)]
+            with self.backend.exact():
+                return [work(span)]
         except (MemoryError, RuntimeError) as error:
             if not is_allocation_failure(error):
                 raise

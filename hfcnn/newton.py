@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
-from hfcnn.backend import graph_capture
 from hfcnn.conjugate_gradient import conjugate_gradient
+from hfcnn.cuda_graph import StepCapture, graph_capture
 from hfcnn.damping import DampingRule
 from hfcnn.gauss_newton import EXPECTED_PRODUCTS, GaussNewton
 from hfcnn.line_search import LineSearchResult, backtrack
@@ -57,7 +57,7 @@ class NewtonOptions:
     memory : int or "auto"
         Bytes for linearisations kept between products.
     cuda_graph : bool or "auto"
-        Whether a CG step is captured in a CUDA graph: see `hfcnn.backend.graph_capture`.
+        Whether a CG step is captured in a CUDA graph: see `hfcnn.cuda_graph`.
     seed : int
         Seed of the subsampling.
     """
@@ -179,6 +179,7 @@ def newton(
     options = options or NewtonOptions()
     size = subsample_size(objective.n_images, options.sampling_rate)
     sampler = Sampler(objective.n_images, size, options.sampling, options.seed)
+    capture = graph_capture(objective.backend.device, options.cuda_graph)
     if state is None:
         state = start(objective, theta0, options)
     elif state.sampler:
@@ -189,7 +190,7 @@ def newton(
         and state.n_failures < MAX_FAILURES
         and math.isfinite(state.f)
     ):
-        state = _iterate(objective, state, next(sampler), options)
+        state = _iterate(objective, state, next(sampler), options, capture)
         state = replace(state, sampler=sampler.state)
         yield state
 
@@ -231,7 +232,11 @@ def start(objective: Objective, theta0: Tensor, options: NewtonOptions) -> Newto
 
 
 def _iterate(
-    objective: Objective, state: NewtonState, subset: np.ndarray[Any, Any], options: NewtonOptions
+    objective: Objective,
+    state: NewtonState,
+    subset: np.ndarray[Any, Any],
+    options: NewtonOptions,
+    capture: StepCapture | None,
 ) -> NewtonState:
     start = time.perf_counter()
     before = replace(objective.passes)
@@ -257,7 +262,7 @@ def _iterate(
         tol=options.cg_tol,
         max_iterations=options.cg_max_iter,
         update=objective.backend.product_ops.cg_update,
-        capture=graph_capture(objective.backend.device, options.cuda_graph) if matrix.is_kept else None,
+        capture=capture if matrix.is_kept else None,
     )
     form = matrix.form
     del matrix  # what it keeps is not needed beside a full pass

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hfcnn.backend import TORCH_OPS, LayerOps
+from hfcnn.cost import rows_at_once
 from hfcnn.linearization import Linearization
 from hfcnn.network import Network
 
@@ -64,8 +65,7 @@ class StoredJacobian:
                 self.inputs[m] = self.selections[m] = None
             else:
                 self.rows[m] = self.outputs.new_empty((*self.outputs.shape, *layer.output_shape))
-        # one row at a time keeps the temporaries in a CPU's cache; a GPU needs them all to be busy
-        step = 1 if images.device.type == "cpu" else network.n_outputs
+        step = rows_at_once(network, len(images), images.dtype.itemsize, images.device)
         for k in range(0, network.n_outputs, step):
             self._keep_rows(slice(k, k + step), forward, patches)
 

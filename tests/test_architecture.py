@@ -29,7 +29,7 @@ LAYERS = {
     "operations": ["hfcnn.ops", "hfcnn.selection", "hfcnn.kernels", "hfcnn.kernels.*"],
     "network": [
         *("hfcnn.backend", "hfcnn.layers", "hfcnn.layers.*", "hfcnn.network", "hfcnn.torch_modules"),
-        "hfcnn.cost",
+        *("hfcnn.cost", "hfcnn.cuda_graph"),
     ],
     "derivatives": ["hfcnn.linearization", "hfcnn.stored_jacobian", "hfcnn.loss"],
     "sums over images": ["hfcnn.images", "hfcnn.objective", "hfcnn.gauss_newton"],

@@ -5,12 +5,14 @@ import subprocess
 import sys
 import textwrap
 import types
+from dataclasses import replace
 
 import pytest
 import torch
 
 from hfcnn import Conv, GaussNewton, Network, Objective, ops
-from hfcnn.backend import PRECISIONS, TORCH, LayerOps, get_backend, graph_capture
+from hfcnn.backend import PRECISIONS, TORCH, Backend, LayerOps, get_backend, tensor_float
+from hfcnn.layers import ConvLayer
 from hfcnn.objective import outputs
 
 
@@ -60,7 +62,10 @@ def test_torch_on_the_cpu():
     [
         (("jax",), 'backend must be "auto", "torch" or "triton"; got \'jax\''),
         (("torch", "cpu", "fp8"), f"precision must be one of {', '.join(PRECISIONS)}; got 'fp8'"),
-        (("torch", "cpu", "tf32"), "precision='tf32' needs backend=\"triton\""),
+        (
+            ("torch", "cpu", "tf32"),
+            "precision='tf32' needs backend=\"triton\"; torch has .* device cpu",
+        ),
         (("auto", "cpu", "tf32x3"), "precision='tf32x3' needs backend=\"triton\""),
         (("triton", "cpu", "bf16"), 'precision="bf16" needs backend="torch"'),
     ],
@@ -130,35 +135,6 @@ def test_auto_on_a_gpu_takes_triton_or_says_how_to_get_it(kernels, is_installed,
     assert (backend.name, backend.device.type, backend.precision) == ("torch", "cuda", "ieee")
 
 
-def test_graph_capture_is_for_cuda_only():
-    cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    assert graph_capture(cpu) is None
-    assert graph_capture(cpu, False) is None
-    assert graph_capture(gpu, False) is None
-    assert graph_capture(gpu) is not None
-    with pytest.raises(ValueError, match="needs a CUDA GPU"):
-        graph_capture(cpu, True)
-    with pytest.raises(ValueError, match="cuda_graph must be"):
-        graph_capture(cpu, "yes")
-
-
-def test_a_step_that_cannot_be_captured_runs_as_it_is(monkeypatch):
-    class Graph:
-        def replay(self):
-            raise AssertionError("nothing was captured")
-
-    def graph(_):
-        raise RuntimeError("operation not permitted when stream is capturing")
-
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
-    monkeypatch.setattr(torch.cuda, "graph", graph)
-    capture = graph_capture(torch.device("cuda"))
-    calls = []
-    assert capture is not None
-    capture(lambda: calls.append(1))()
-    assert calls == [1]
-
-
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the threshold is glibc's")
 def test_temporaries_come_from_the_heap():
     """What is mapped instead goes back to the system when freed, and is cleared anew."""
@@ -196,3 +172,72 @@ def test_average_pooling_is_refused_where_it_has_no_kernels(kernels):
     ):
         with pytest.raises(ValueError, match=message):
             compute()
+
+
+def tf32_flags():
+    """Whether cuDNN and cuBLAS round to TF32, by the interface that all versions of torch have."""
+    return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+
+
+@pytest.mark.parametrize("is_on", [False, True])
+def test_tensor_float_is_a_scope(is_on):
+    before = tf32_flags()
+    with pytest.raises(KeyError), tensor_float(is_on):
+        assert tf32_flags() == (is_on, is_on)
+        with tensor_float(not is_on):
+            assert tf32_flags() == (not is_on, not is_on)
+        assert tf32_flags() == (is_on, is_on)
+        raise KeyError
+    assert tf32_flags() == before
+
+
+def test_tensor_float_beside_torchs_newer_flags():
+    """Whoever has set these can no longer read the older ones."""
+    matmul = torch.backends.cuda.matmul
+    if not hasattr(matmul, "fp32_precision"):
+        pytest.skip("torch is older than 2.9")
+    before = matmul.fp32_precision
+    try:
+        matmul.fp32_precision = "tf32"
+        with tensor_float(False):
+            assert matmul.fp32_precision == torch.backends.cudnn.conv.fp32_precision == "ieee"
+        assert matmul.fp32_precision == "tf32"
+    finally:
+        matmul.fp32_precision = before
+
+
+@pytest.mark.parametrize(("precision", "products"), [("ieee", False), ("auto", False), ("tf32", True)])
+def test_torch_on_a_gpu_rounds_only_where_asked(precision, products, monkeypatch):
+    """f, its gradient, predictions and products: cuDNN's own default would round in all of them."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    gpu = get_backend("torch", "cuda:1", precision)
+    assert (gpu.name, gpu.device) == ("torch", torch.device("cuda:1"))
+    # computed on the CPU, with the flags that the GPU's device asks for
+    backend = replace(gpu, device=torch.device("cpu"))
+    monkeypatch.setattr(Backend, "_arithmetic", lambda self, is_tf32: tensor_float(is_tf32))
+    seen = {}
+
+    def watched(name):
+        original = getattr(ConvLayer, name)
+
+        def method(self, *arguments, **keywords):
+            seen.setdefault(name, set()).add(tf32_flags())
+            return original(self, *arguments, **keywords)
+
+        return method
+
+    for name in ("value", "forward", "vjp", "jvp", "rows_jvp", "rows_vjp", "input_rows"):
+        monkeypatch.setattr(ConvLayer, name, watched(name))
+    network = Network([Conv(2, 3, pool=2), Conv(2, 3)], (6, 6, 1), 3)
+    theta, images, labels = network.init(0), torch.ones(4, 6, 6, 1), torch.arange(4) % 3
+    exact, rounded = (False, False), (products, products)
+    objective = Objective(network, images, labels, backend=backend)
+    objective.value_and_gradient(theta)
+    objective.value(theta)
+    outputs(network, theta, images, backend)
+    assert seen == {"value": {exact}, "forward": {exact}, "vjp": {exact}}
+    seen.clear()
+    for form in ("rop", "jacobian"):
+        GaussNewton(network, theta, images, form=form, backend=backend) @ theta
+    assert set(seen) == {"forward", "vjp", "jvp", "rows_jvp", "rows_vjp", "input_rows"}
+    assert all(flags == {rounded} for flags in seen.values())

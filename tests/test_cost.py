@@ -11,9 +11,11 @@ from hfcnn.cost import (
     jacobian_cost,
     linearization_bytes,
     product_cost,
+    rows_at_once,
     stored_jacobian_bytes,
     value_cost,
 )
+from hfcnn.layers import ConvLayer
 from hfcnn.memory import memory_budget
 
 CPU = torch.device("cpu")
@@ -122,3 +124,51 @@ def test_asked_form_is_used(form):
     case = BY_NAME["two-layers"]
     theta, images, _ = case.draw()
     assert GaussNewton(case.network, theta, images, form=form).form == form
+
+
+def test_rows_at_once_make_one_large_temporary_on_a_gpu():
+    """All K rows of a full batch would be K large temporaries: 5 GB for cnn3."""
+    gpu, largest = torch.device("cuda"), 32 * 28 * 28 * 4
+    for n_images in (1, 100, 2000, choose_batch_size(MNIST, 4, gpu)):
+        n_rows = rows_at_once(MNIST, n_images, 4, gpu)
+        assert 1 <= n_rows <= 10
+        assert n_rows == 1 or n_rows * n_images * largest <= 512 * 2**20
+        assert n_rows == 10 or (n_rows + 1) * n_images * largest > 512 * 2**20, "the device is kept busy"
+        assert rows_at_once(MNIST, n_images, 4, CPU) == 1
+
+
+def test_stored_jacobian_carries_that_many_rows(monkeypatch):
+    case = BY_NAME["two-layers"]
+    theta, images, _ = case.draw()
+    whole = StoredJacobian(case.network, theta, images).jvp(theta)
+    seen, original = [], ConvLayer.input_rows
+
+    def input_rows(self, rows, *rest):
+        seen.append(rows.shape[1])
+        return original(self, rows, *rest)
+
+    monkeypatch.setattr(ConvLayer, "input_rows", input_rows)
+    monkeypatch.setattr("hfcnn.stored_jacobian.rows_at_once", lambda *_: 2)
+    assert torch.equal(StoredJacobian(case.network, theta, images).jvp(theta), whole)
+    assert seen == [2, 1]
+
+
+def test_fit_bytes_on_a_gpu_count_the_rows_at_once():
+    small = fit_bytes(MNIST, 64, form="jacobian", memory=2**34, device="cuda")
+    assert small > fit_bytes(MNIST, 64, form="jacobian", memory=2**34) + 9 * 2 * 64 * 32 * 28 * 28 * 4 / 2
+
+
+def test_choose_form_weighs_bytes_by_the_device():
+    """A GPU computes more while memory delivers a byte, so reading rows costs it more."""
+
+    def first(device):
+        return next(
+            (
+                k
+                for k in range(1, 500)
+                if choose_form(MNIST, 100, n_products=k, memory=2**40, device=device) == "jacobian"
+            ),
+            500,
+        )
+
+    assert first(CPU) == first(None) < first(torch.device("cuda"))

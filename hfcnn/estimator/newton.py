@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from hfcnn.backend import graph_capture
+from hfcnn.cuda_graph import graph_capture
 from hfcnn.estimator.base import CNNClassifier
 from hfcnn.estimator.parameters import (
     COMMON,
