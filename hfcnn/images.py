@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -17,12 +17,12 @@ from torch import Tensor
 
 from hfcnn.backend import TORCH, Backend
 from hfcnn.cost import choose_batch_size, gradient_cost
+from hfcnn.image_reader import ImageReader, Indices
 from hfcnn.memory import as_text, free_bytes, is_allocation_failure, keep_heap
 from hfcnn.network import Network
 
-__all__ = ["Batch", "Images", "Indices", "Contribution", "Span", "take"]
+__all__ = ["Batch", "Contribution", "ImageSums", "Images", "Span"]
 
-Indices: TypeAlias = "NDArray[np.int64] | slice"
 Result = TypeVar("Result")
 
 
@@ -132,14 +132,14 @@ class Images:
         self.indices: NDArray[np.int64] | None = None
         self.labels = None if labels is None else labels.to(backend.device)
         self.weight = None if weight is None else weight.to(backend.device)
-        self._images = images
+        self._reader = ImageReader(images, backend.device)
         self._total_weight: float | None = None
         #: Most images for which memory was found to suffice; shared by all sets of the same images.
         self._limit = [len(images)]
 
     def __len__(self) -> int:
         """Number of images that count."""
-        return len(self._images) if self.indices is None else len(self.indices)
+        return len(self._reader.images) if self.indices is None else len(self.indices)
 
     def subset(self, indices: NDArray[np.int64]) -> Images:
         """Choose some of the images that count, by their places among them; no image is copied."""
@@ -181,13 +181,17 @@ class Images:
 
     def read(self, span: Span, dtype: torch.dtype) -> Batch:
         """Read a batch: images and weights of `dtype`, on the device."""
-        index: Indices = slice(*span)
-        if self.indices is not None:
-            index = self.indices[index]
-        images = take(self._images, index, dtype, self.backend.device)
+        next_span = Span(span.stop, min(span.stop + span.size, len(self)))
+        images = self._reader.read(
+            self._place(span), dtype, self._place(next_span) if next_span.size > 0 else None
+        )
         labels = None if self.labels is None else self.labels[slice(*span)]
         weight = None if self.weight is None else self.weight[slice(*span)].to(dtype)
         return Batch(images, labels, weight)
+
+    def _place(self, span: Span) -> Indices:
+        """Where the images of a span are among all."""
+        return slice(*span) if self.indices is None else self.indices[slice(*span)]
 
     def weighted_sum(
         self,
@@ -291,24 +295,3 @@ class Images:
             f"{as_text(free_bytes(device))} are free on {device}; use smaller images, a smaller network or "
             "fewer filters in its first layers, or allow the process more memory"
         )
-
-
-def take(images: Any, index: Indices, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Read some images as a contiguous tensor; arrays on disk are read only there.
-
-    Parameters
-    ----------
-    images : Tensor or array of shape (l, H, W, C)
-        Of any real dtype, memory-mapped arrays included.
-    index : slice or int64 array
-        Which.
-    dtype : torch.dtype
-        Type of the result.
-    device : torch.device
-        Where it is to be.
-    """
-    if isinstance(images, Tensor):
-        part = images[index if isinstance(index, slice) else torch.from_numpy(index).to(images.device)]
-    else:
-        part = torch.from_numpy(np.array(images[index]))
-    return part.to(device=device, dtype=dtype).contiguous()
