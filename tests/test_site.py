@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from test_architecture import LAYERS, ROOT
 
 DOCS = Path(__file__).parents[1] / "docs"
 SITE = DOCS / "_build"
@@ -35,6 +36,14 @@ def test_names_of_the_reference_are_there(page):
     for name in names:
         module, _, attribute = name.rpartition(".")
         assert hasattr(importlib.import_module(module), attribute), name
+
+
+def test_the_page_names_the_same_floors():
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    floors = re.findall(r"^\| ([a-z ]+) \| ", page, re.MULTILINE)
+    assert floors == ["floor", *reversed(LAYERS)]
+    for path in re.findall(r"`(?:hfcnn/)?([\w/]+\.py)`", page):
+        assert (ROOT / "hfcnn" / path).exists() or (ROOT / path).exists(), path
 
 
 @pytest.fixture(scope="module")
