@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from .borders import Bordered
 from .launch import DTYPES, PRECISIONS
+from .shapes import filled, geometry
 
 if TYPE_CHECKING:
     from hfcnn.network import ConvLayer
@@ -50,18 +52,23 @@ def check_selection(selection: Tensor, like: Tensor, shape: tuple[int, ...]) -> 
     _check_place("selection", selection, like)
 
 
-def check_images(z: Tensor, layer: ConvLayer, precision: str, name: str = "z") -> int:
-    """Check the images (N, H, W, C) of a layer and the precision; return N.
+def check_images(z: Tensor, layer: ConvLayer, precision: str, z_dot: Tensor | None = None) -> int:
+    """Check the images (N, H, W, C) of a layer, their tangent and the precision; return N.
 
     Raises
     ------
     ValueError
         If they are not as they must be.
     """
-    _check_types(name, z, precision)
+    _check_types("z", z, precision)
     if z.dim() != 4 or tuple(z.shape[1:]) != layer.input_shape:
-        raise ValueError(f"{name} must be of shape (N, {str(layer.input_shape)[1:]}; got {tuple(z.shape)}")
-    _check_place(name, z, z)
+        raise ValueError(f"z must be of shape (N, {str(layer.input_shape)[1:]}; got {tuple(z.shape)}")
+    if not isinstance(z, Bordered):
+        _check_place("z", z, z)
+    if isinstance(z_dot, Bordered):
+        check_tensors(z, z_dot=(z_dot.whole, (*z.shape[:1], *z_dot.whole.shape[1:])))
+    elif z_dot is not None:
+        check_tensors(z, z_dot=(z_dot, z.shape))
     _check_offsets(layer)
     return len(z)
 
@@ -104,7 +111,8 @@ def _check_offsets(layer: ConvLayer, rows: int = 1) -> None:
     """Check that offsets within a tile, which are int32, suffice: a few images of any realistic size."""
     plane = layer.out_height * layer.out_width
     images = LARGEST_TILE // plane + 2
-    image = max(layer.height * layer.width * layer.channels, rows * plane * layer.filters)
+    sizes = geometry(layer, joint=False)
+    image = max(sizes["HZ"] * sizes["WZ"] * sizes["CZ"], rows * plane * filled(layer.filters))
     if images * image >= 2**31:
         raise ValueError(f"images are too large for the kernels: {layer} with {rows} rows")
 

@@ -19,16 +19,30 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .borders import border_images, empty_output
 from .checks import check_images, check_tensors
-from .device import convolve, tile_of
+from .device import first_taps, store_output, tile_of, windows_of
 from .launch import Launch, Request, plan, planner
-from .shapes import ceil_divide, geometry, traffic
-from .tiles import accumulator, arithmetic, tile_for
+from .shapes import ceil_divide, geometry, output_geometry, traffic
+from .tiles import accumulator, arithmetic, is_joint, tile_for
+from .weights import pack_weight, plan_pack
 
 if TYPE_CHECKING:
     from hfcnn.network import ConvLayer
 
 __all__ = ["conv_forward", "conv_value"]
+
+
+@triton.jit
+def _keep_larger(best, taken, each, first, AT_ONCE: tl.constexpr):
+    """Running maximum [BP, BO] and the first position that has it, with the positions of each [A, BP, BO]."""
+    position = first + tl.arange(0, AT_ONCE)[:, None, None]
+    is_nan = tl.max((each != each).to(tl.int32), axis=0) > 0  # as in torch, NaN wins
+    most = tl.max(tl.where(each == each, each, float("-inf")), axis=0)
+    where = tl.min(tl.where(each == most[None, :, :], position, 255), axis=0)
+    most = tl.where(is_nan, float("nan"), most)
+    is_more = (most > best) | is_nan
+    return tl.where(is_more, most, best), tl.where(is_more, where, taken)
 
 
 @triton.jit(do_not_specialize=["n_images"])
@@ -39,51 +53,92 @@ def _conv_forward_kernel(
     z_next,
     code,
     n_images,
-    H: tl.constexpr,
-    W: tl.constexpr,
-    C: tl.constexpr,
+    HZ: tl.constexpr,
+    WZ: tl.constexpr,
+    CZ: tl.constexpr,
+    N_RUNS: tl.constexpr,
+    RUN: tl.constexpr,
     O: tl.constexpr,
-    KH: tl.constexpr,
-    KW: tl.constexpr,
     SH: tl.constexpr,
     SW: tl.constexpr,
-    PH: tl.constexpr,
-    PW: tl.constexpr,
     RH: tl.constexpr,
     RW: tl.constexpr,
     HP: tl.constexpr,
     WP: tl.constexpr,
+    BH: tl.constexpr,
+    BW: tl.constexpr,
+    OZ: tl.constexpr,
+    BLOCK_E: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_O: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    AT_ONCE: tl.constexpr,
+    IS_SHARED: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     KEEPS_CODE: tl.constexpr,
 ):
-    n_first, i_n, o_p, m_p = tile_of(tl.program_id(0), n_images, HP * WP, BLOCK_P)
+    i_p = tl.program_id(0)
+    n_first, i_n, o_p, m_p = tile_of(i_p, n_images, HP * WP, BLOCK_P)
     o_o = tl.program_id(1) * BLOCK_O + tl.arange(0, BLOCK_O)
-    z += n_first * (H * W * C)
-    b_b = tl.load(b + o_o, mask=o_o < O, other=0.0)
+    z += n_first * (HZ * WZ * CZ)
+    o_z = first_taps(i_n, o_p, m_p, HZ, WZ, CZ, SH, SW, RH, RW, WP)
+    b_b = tl.load(b + tl.minimum(o_o, O - 1))[None, :]
 
     best = tl.full((BLOCK_P, BLOCK_O), float("-inf"), ACC)
     taken = tl.full((BLOCK_P, BLOCK_O), 0, tl.int32)
-    for window in range(RH * RW):
-        row = (o_p // WP * RH + window // RW) * SH - PH
-        column = (o_p % WP * RW + window % RW) * SW - PW
-        acc = tl.full((BLOCK_P, BLOCK_O), 0.0, ACC)
-        acc = convolve(acc, z, w, i_n, row, column, m_p, o_o, H, W, C, O, KH, KW, BLOCK_K, PRECISION)
-        acc += b_b[None, :]
-        is_more = (acc > best) | (acc != acc)  # as in torch, NaN wins
-        best = tl.where(is_more, acc, best)
-        taken = tl.where(is_more, window, taken)
+    for first in range(0, RH * RW, AT_ONCE):
+        each = windows_of(
+            z,
+            o_z,
+            w,
+            o_o,
+            first,
+            z,
+            w,
+            False,
+            N_RUNS,
+            RUN,
+            WZ,
+            CZ,
+            O,
+            SH,
+            SW,
+            RW,
+            AT_ONCE,
+            IS_SHARED,
+            BLOCK_P,
+            BLOCK_O,
+            BLOCK_K,
+            ACC,
+            PRECISION,
+        )
+        best, taken = _keep_larger(best, taken, each + b_b[None, :, :], first, AT_ONCE)
 
     is_off = best <= 0
-    first = n_first * (HP * WP * O)
-    o_out = (i_n * (HP * WP) + o_p)[:, None] * O + o_o[None, :]
-    m_out = m_p[:, None] & (o_o < O)[None, :]
-    tl.store(z_next + first + o_out, tl.where(is_off, 0.0, best), mask=m_out)
+    store_output(
+        z_next,
+        tl.where(is_off, 0.0, best),
+        n_first,
+        i_n,
+        o_p,
+        m_p,
+        o_o,
+        i_p,
+        n_images,
+        HP,
+        WP,
+        O,
+        BH,
+        BW,
+        OZ,
+        BLOCK_P,
+        BLOCK_E,
+    )
     if KEEPS_CODE:
-        tl.store(code + first + o_out, tl.where(is_off, 255, taken).to(tl.uint8), mask=m_out)
+        o_code = (i_n * (HP * WP) + o_p)[:, None] * O + o_o[None, :]
+        b_code = tl.where(is_off, 255, taken).to(tl.uint8)
+        tl.store(code + n_first * (HP * WP * O) + o_code, b_code, mask=m_p[:, None] & (o_o < O)[None, :])
 
 
 def _plan(op: str, request: Request) -> list[Launch]:
@@ -92,15 +147,19 @@ def _plan(op: str, request: Request) -> list[Launch]:
     count = traffic(op, request)
     pointer = f"*{request.dtype}"
     return [
+        *plan_pack(op, request),
         Launch(
             op,
             _conv_forward_kernel,
             {"z": pointer, "w": pointer, "b": pointer, "z_next": pointer, "code": "*u8", "n_images": "i32"},
             {
-                **geometry(layer),
+                **geometry(layer, is_joint(request)),
+                **output_geometry(layer, tile.p),
                 "BLOCK_P": tile.p,
                 "BLOCK_O": tile.c,
                 "BLOCK_K": tile.k,
+                "AT_ONCE": tile.windows,
+                "IS_SHARED": is_joint(request),
                 "ACC": accumulator(request),
                 "PRECISION": arithmetic(request),
                 "KEEPS_CODE": op == "conv_forward",
@@ -112,7 +171,7 @@ def _plan(op: str, request: Request) -> list[Launch]:
             count.bytes_read,
             count.bytes_written,
             count.bytes_unfused,
-        )
+        ),
     ]
 
 
@@ -157,10 +216,10 @@ def conv_forward(
     """
     n_images = check_images(z, layer, precision)
     check_tensors(z, w=(w, layer.weight_shape), b=(b, (layer.filters,)))
-    z_next = torch.empty((n_images, *layer.output_shape), dtype=z.dtype, device=z.device)
+    out, z_next = empty_output(n_images, layer, z)
     code = torch.empty(z_next.shape, dtype=torch.uint8, device=z.device)
-    (launch,) = plan("conv_forward", layer, z, n_images, precision)
-    launch.run(z, w, b, z_next, code, n_images)
+    *pack, launch = plan("conv_forward", layer, z, n_images, precision)
+    launch.run(border_images(z, layer), pack_weight(w, pack), b, out, code, n_images)
     return z_next, code
 
 
@@ -173,7 +232,7 @@ def conv_value(z: Tensor, w: Tensor, b: Tensor, layer: ConvLayer, *, precision: 
     """
     n_images = check_images(z, layer, precision)
     check_tensors(z, w=(w, layer.weight_shape), b=(b, (layer.filters,)))
-    z_next = torch.empty((n_images, *layer.output_shape), dtype=z.dtype, device=z.device)
-    (launch,) = plan("conv_value", layer, z, n_images, precision)
-    launch.run(z, w, b, z_next, z_next, n_images)
+    out, z_next = empty_output(n_images, layer, z)
+    *pack, launch = plan("conv_value", layer, z, n_images, precision)
+    launch.run(border_images(z, layer), pack_weight(w, pack), b, out, out, n_images)
     return z_next

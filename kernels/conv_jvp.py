@@ -14,16 +14,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from .borders import border_images, empty_output
 from .checks import check_images, check_selection, check_tensors
-from .device import convolve, tile_of
+from .device import first_taps, pick, store_output, tile_of, windows_of
 from .launch import Launch, Request, plan, planner
-from .shapes import ceil_divide, geometry, traffic
-from .tiles import accumulator, arithmetic, tile_for
+from .shapes import ceil_divide, geometry, output_geometry, traffic
+from .tiles import accumulator, arithmetic, is_joint, tile_for
+from .weights import pack_weight, plan_pack
 
 if TYPE_CHECKING:
     from hfcnn.network import ConvLayer
@@ -41,50 +42,73 @@ def _conv_jvp_kernel(
     code,
     z_next_dot,
     n_images,
-    H: tl.constexpr,
-    W: tl.constexpr,
-    C: tl.constexpr,
+    HZ: tl.constexpr,
+    WZ: tl.constexpr,
+    CZ: tl.constexpr,
+    N_RUNS: tl.constexpr,
+    RUN: tl.constexpr,
     O: tl.constexpr,
-    KH: tl.constexpr,
-    KW: tl.constexpr,
     SH: tl.constexpr,
     SW: tl.constexpr,
-    PH: tl.constexpr,
-    PW: tl.constexpr,
     RH: tl.constexpr,
     RW: tl.constexpr,
     HP: tl.constexpr,
     WP: tl.constexpr,
+    BH: tl.constexpr,
+    BW: tl.constexpr,
+    OZ: tl.constexpr,
+    BLOCK_E: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_O: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    AT_ONCE: tl.constexpr,
+    IS_SHARED: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     HAS_TANGENT: tl.constexpr,
 ):
-    n_first, i_n, o_p, m_p = tile_of(tl.program_id(0), n_images, HP * WP, BLOCK_P)
+    i_p = tl.program_id(0)
+    n_first, i_n, o_p, m_p = tile_of(i_p, n_images, HP * WP, BLOCK_P)
     o_o = tl.program_id(1) * BLOCK_O + tl.arange(0, BLOCK_O)
-    z += n_first * (H * W * C)
-    z_dot += n_first * (H * W * C)
-    first = n_first * (HP * WP * O)
-    o_out = (i_n * (HP * WP) + o_p)[:, None] * O + o_o[None, :]
-    m_out = m_p[:, None] & (o_o < O)[None, :]
-
+    z += n_first * (HZ * WZ * CZ)
+    z_dot += n_first * (HZ * WZ * CZ)
+    o_z = first_taps(i_n, o_p, m_p, HZ, WZ, CZ, SH, SW, RH, RW, WP)
+    o_code = (i_n * (HP * WP) + o_p)[:, None] * O + o_o[None, :]
+    m_code = m_p[:, None] & (o_o < O)[None, :]
+    b_code = tl.load(code + n_first * (HP * WP * O) + o_code, mask=m_code, other=255)
     out = tl.full((BLOCK_P, BLOCK_O), 0.0, ACC)
-    for window in range(RH * RW):
-        row = (o_p // WP * RH + window // RW) * SH - PH
-        column = (o_p % WP * RW + window % RW) * SW - PW
-        acc = tl.full((BLOCK_P, BLOCK_O), 0.0, ACC)
-        acc = convolve(acc, z, v, i_n, row, column, m_p, o_o, H, W, C, O, KH, KW, BLOCK_K, PRECISION)
-        if HAS_TANGENT:
-            acc = convolve(acc, z_dot, w, i_n, row, column, m_p, o_o, H, W, C, O, KH, KW, BLOCK_K, PRECISION)
-        b_code = tl.load(code + first + o_out, mask=m_out, other=255)
-        out = tl.where(b_code == window, acc, out)
-
-    b_v = tl.load(v_bias + o_o, mask=o_o < O, other=0.0)
-    b_code = tl.load(code + first + o_out, mask=m_out, other=255)
+    for first in range(0, RH * RW, AT_ONCE):
+        each = windows_of(
+            z,
+            o_z,
+            v,
+            o_o,
+            first,
+            z_dot,
+            w,
+            HAS_TANGENT,
+            N_RUNS,
+            RUN,
+            WZ,
+            CZ,
+            O,
+            SH,
+            SW,
+            RW,
+            AT_ONCE,
+            IS_SHARED,
+            BLOCK_P,
+            BLOCK_O,
+            BLOCK_K,
+            ACC,
+            PRECISION,
+        )
+        out = pick(out, each, first, b_code, AT_ONCE)
+    b_v = tl.load(v_bias + tl.minimum(o_o, O - 1))
     out = tl.where(b_code == 255, 0.0, out + b_v[None, :])
-    tl.store(z_next_dot + first + o_out, out, mask=m_out)
+    store_output(
+        z_next_dot, out, n_first, i_n, o_p, m_p, o_o, i_p, n_images, HP, WP, O, BH, BW, OZ, BLOCK_P, BLOCK_E
+    )
 
 
 @planner("conv_jvp")
@@ -94,6 +118,7 @@ def _plan(request: Request) -> list[Launch]:
     count = traffic("conv_jvp", request)
     pointer = f"*{request.dtype}"
     return [
+        *plan_pack("conv_jvp", request),
         Launch(
             "conv_jvp",
             _conv_jvp_kernel,
@@ -108,10 +133,13 @@ def _plan(request: Request) -> list[Launch]:
                 "n_images": "i32",
             },
             {
-                **geometry(layer),
+                **geometry(layer, is_joint(request)),
+                **output_geometry(layer, tile.p),
                 "BLOCK_P": tile.p,
                 "BLOCK_O": tile.c,
                 "BLOCK_K": tile.k,
+                "AT_ONCE": tile.windows,
+                "IS_SHARED": is_joint(request),
                 "ACC": accumulator(request),
                 "PRECISION": arithmetic(request),
                 "HAS_TANGENT": not request.is_first,
@@ -123,7 +151,7 @@ def _plan(request: Request) -> list[Launch]:
             count.bytes_read,
             count.bytes_written,
             count.bytes_unfused,
-        )
+        ),
     ]
 
 
@@ -164,12 +192,14 @@ def conv_jvp(
     ValueError
         If an argument is of another shape or type, on another device, or not contiguous.
     """
-    n_images = check_images(z, layer, precision)
+    n_images = check_images(z, layer, precision, z_dot)
     check_tensors(z, w=(w, layer.weight_shape), v=(v, layer.weight_shape), v_bias=(v_bias, (layer.filters,)))
-    if z_dot is not None:
-        check_tensors(z, z_dot=(z_dot, z.shape))
-    out = torch.empty((n_images, *layer.output_shape), dtype=z.dtype, device=z.device)
-    check_selection(selection, z, out.shape)
-    (launch,) = plan("conv_jvp", layer, z, n_images, precision, is_first=z_dot is None)
-    launch.run(z, z if z_dot is None else z_dot, w, v, v_bias, selection, out, n_images)
-    return out
+    out, z_next_dot = empty_output(n_images, layer, z)
+    check_selection(selection, z, z_next_dot.shape)
+    *pack, launch = plan("conv_jvp", layer, z, n_images, precision, is_first=z_dot is None)
+    images, directions = border_images(z, layer), pack_weight(v, pack)
+    # the first layer's kernel reads neither of the other two
+    tangents = images if z_dot is None else border_images(z_dot, layer)
+    weights = directions if z_dot is None else pack_weight(w, pack)
+    launch.run(images, tangents, weights, directions, v_bias, selection, out, n_images)
+    return z_next_dot

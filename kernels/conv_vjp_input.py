@@ -21,7 +21,7 @@ from torch import Tensor
 from .checks import check_cotangent, check_selection, check_tensors
 from .device import multiply, tile_of
 from .launch import Launch, Request, plan, planner
-from .shapes import ceil_divide, geometry, traffic
+from .shapes import ceil_divide, filled, traffic
 from .tiles import accumulator, arithmetic, tile_for
 
 if TYPE_CHECKING:
@@ -29,11 +29,31 @@ if TYPE_CHECKING:
 
 __all__ = ["conv_vjp_input"]
 
+#: Elements that a program transposes.
+BLOCK_E = 1024
+
+
+@triton.jit
+def _transpose_kernel(
+    w,
+    w_t,
+    SIZE: tl.constexpr,
+    TAPS: tl.constexpr,
+    C: tl.constexpr,
+    O: tl.constexpr,
+    OZ: tl.constexpr,
+    BLOCK_E: tl.constexpr,
+):
+    o_e = tl.program_id(0) * BLOCK_E + tl.arange(0, BLOCK_E)
+    o = o_e % OZ
+    b_w = tl.load(w + o * (TAPS * C) + o_e // OZ, mask=(o_e < SIZE) & (o < O), other=0.0)
+    tl.store(w_t + o_e, b_w, mask=o_e < SIZE)
+
 
 @triton.jit(do_not_specialize=["n_rows"])
 def _conv_vjp_input_kernel(
     g,
-    w,
+    w_t,
     code,
     g_input,
     n_rows,
@@ -41,6 +61,7 @@ def _conv_vjp_input_kernel(
     W: tl.constexpr,
     C: tl.constexpr,
     O: tl.constexpr,
+    OZ: tl.constexpr,
     KH: tl.constexpr,
     KW: tl.constexpr,
     SH: tl.constexpr,
@@ -58,69 +79,114 @@ def _conv_vjp_input_kernel(
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    n_first, i_n, o_p, m_p = tile_of(tl.program_id(0), n_rows, H * W, BLOCK_P)
+    # the input in blocks as large as what a window covers; a program owns the same place d of many blocks
+    DH: tl.constexpr = RH * SH
+    DW: tl.constexpr = RW * SW
+    ACROSS: tl.constexpr = (W + DW - 1) // DW
+    BLOCKS: tl.constexpr = (H + DH - 1) // DH * ACROSS
+    d = tl.program_id(0) % (DH * DW)
+    n_first, i_n, o_b, m_p = tile_of(tl.program_id(0) // (DH * DW), n_rows, BLOCKS, BLOCK_P)
+    row = o_b // ACROSS
+    column = o_b % ACROSS
     o_c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    m_c = (o_c < C)[None, :]
+    o_k = tl.arange(0, BLOCK_K)
     g += n_first * (HP * WP * O)
     code += n_first // ROWS * (HP * WP * O)
     i_code = ((n_first % ROWS).to(tl.int32) + i_n) // ROWS
-    row = o_p // W + PH
-    column = o_p % W + PW
+    place = row * WP + column
+    p_g = g + (((i_n * (HP * WP) + place) * O)[:, None] + o_k[None, :])
+    p_code = code + (((i_code * (HP * WP) + place) * O)[:, None] + o_k[None, :])
+    p_w = w_t + ((tl.minimum(o_c, C - 1) * OZ)[None, :] + o_k[:, None])
 
+    # every SH-th row of the filter reaches this place, from the position (dy + PH - kh) / SH before pooling,
+    # counted from the block's first: a window to the left or right of the block's own, and a place in it
+    dy = d // DW + PH
+    dx = d % DW + PW
+    TAPS_H: tl.constexpr = (KH + SH - 1) // SH
+    TAPS_W: tl.constexpr = (KW + SW - 1) // SW
+    K_BLOCKS: tl.constexpr = (O + BLOCK_K - 1) // BLOCK_K
     acc = tl.full((BLOCK_P, BLOCK_C), 0.0, ACC)
-    DEPTH: tl.constexpr = KH * KW * O
-    for k in range(0, DEPTH, BLOCK_K):
-        o_k = k + tl.arange(0, BLOCK_K)
+    for i in range(TAPS_H * TAPS_W * K_BLOCKS):
+        k = i % K_BLOCKS * BLOCK_K
+        tap = i // K_BLOCKS
+        kh = dy % SH + tap // TAPS_W * SH
+        kw = dx % SW + tap % TAPS_W * SW
+        # floors: positions are above -KH and -KW
+        r = dy // SH - tap // TAPS_W + KH * RH
+        s = dx // SW - tap % TAPS_W + KW * RW
+        up = r // RH - KH
+        across = s // RW - KW
+        is_here = (row >= -up) & (row < HP - up) & (column >= -across) & (column < WP - across)
+        if TAPS_H * SH > KH:
+            is_here = is_here & (kh < KH)
+            kh = tl.minimum(kh, KH - 1)
+        if TAPS_W * SW > KW:
+            is_here = is_here & (kw < KW)
+            kw = tl.minimum(kw, KW - 1)
+        m_g = (is_here & m_p)[:, None]
+        shift = (up * WP + across) * O + k
+        o_w = (kh * KW + kw) * (C * OZ) + k
         if O % BLOCK_K == 0:
-            tap = k // O
-            o_o = k % O + tl.arange(0, BLOCK_K)
-            r = row - tap // KW
-            s = column - tap % KW
-            m_g = m_p & (r >= 0) & (r % SH == 0) & (r // SH < HP * RH)
-            m_g = (m_g & (s >= 0) & (s % SW == 0) & (s // SW < WP * RW))[:, None]
-            r = r // SH
-            s = s // SW
-            window = (r % RH * RW + s % RW)[:, None]
-            place = r // RH * WP + s // RW
-            o_g = (i_n * (HP * WP) + place)[:, None] * O + o_o[None, :]
-            o_code = (i_code * (HP * WP) + place)[:, None] * O + o_o[None, :]
-            b_w = tl.load(w + (o_o * (KH * KW) + tap)[:, None] * C + o_c[None, :], mask=m_c, other=0.0)
+            b_w = tl.load(p_w + o_w)  # [BK, BC]
         else:
-            tap = o_k // O
-            o_o = o_k % O
-            r = row[:, None] - (tap // KW)[None, :]
-            s = column[:, None] - (tap % KW)[None, :]
-            m_g = m_p[:, None] & (o_k < DEPTH)[None, :] & (r >= 0) & (r % SH == 0) & (r // SH < HP * RH)
-            m_g = m_g & (s >= 0) & (s % SW == 0) & (s // SW < WP * RW)
-            r = r // SH
-            s = s // SW
-            window = r % RH * RW + s % RW
-            place = r // RH * WP + s // RW
-            o_g = (i_n[:, None] * (HP * WP) + place) * O + o_o[None, :]
-            o_code = (i_code[:, None] * (HP * WP) + place) * O + o_o[None, :]
-            m_w = (o_k < DEPTH)[:, None] & m_c
-            b_w = tl.load(w + (o_o * (KH * KW) + tap)[:, None] * C + o_c[None, :], mask=m_w, other=0.0)
-        b_g = tl.load(g + o_g, mask=m_g, other=0.0)  # [BP, BK]
-        b_code = tl.load(code + o_code, mask=m_g, other=255)
-        acc = multiply(tl.where(b_code == window, b_g, 0.0), b_w, acc, PRECISION)
+            m_g = m_g & (o_k < O - k)[None, :]
+            b_w = tl.load(p_w + o_w, mask=(o_k < O - k)[:, None], other=0.0)
+        b_g = tl.load(p_g + shift, mask=m_g, other=0.0)  # [BP, BK]
+        b_code = tl.load(p_code + shift, mask=m_g, other=255)
+        b_u = tl.where(b_code == r % RH * RW + s % RW, b_g, 0.0)
+        acc = multiply(b_u, b_w, acc, PRECISION)
 
-    o_out = (i_n * (H * W) + o_p)[:, None] * C + o_c[None, :]
-    tl.store(g_input + n_first * (H * W * C) + o_out, acc, mask=m_p[:, None] & m_c)
+    y = row * DH + d // DW
+    x = column * DW + d % DW
+    o_out = ((i_n * H + y) * W + x)[:, None] * C + o_c[None, :]
+    m_out = (m_p & (y < H) & (x < W))[:, None] & (o_c < C)[None, :]
+    tl.store(g_input + n_first * (H * W * C) + o_out, acc, mask=m_out)
 
 
 @planner("conv_vjp_input")
 def _plan(request: Request) -> list[Launch]:
     layer, tile = request.layer, tile_for("vjp_input", request)
-    positions = request.n_images * request.n_outputs * layer.height * layer.width
+    block = (layer.pool[0] * layer.stride[0], layer.pool[1] * layer.stride[1])
+    blocks = ceil_divide(layer.height, block[0]) * ceil_divide(layer.width, block[1])
+    tiles = ceil_divide(request.n_images * request.n_outputs * blocks, tile.p)
     count = traffic("conv_vjp_input", request)
     pointer = f"*{request.dtype}"
+    taps = layer.kernel[0] * layer.kernel[1]
+    size = taps * layer.channels * filled(layer.filters)
+    shared = {"C": layer.channels, "O": layer.filters, "OZ": filled(layer.filters)}
+    transpose = Launch(
+        "conv_vjp_input",
+        _transpose_kernel,
+        {"w": pointer, "w_t": pointer},
+        {"SIZE": size, "TAPS": taps, **shared, "BLOCK_E": BLOCK_E},
+        4,
+        1,
+        (ceil_divide(size, BLOCK_E),),
+        0,
+        layer.filters * layer.fan_in * request.item_size,
+        size * request.item_size,
+        0,
+    )
     return [
+        transpose,
         Launch(
             "conv_vjp_input",
             _conv_vjp_input_kernel,
-            {"g": pointer, "w": pointer, "code": "*u8", "g_input": pointer, "n_rows": "i32"},
+            {"g": pointer, "w_t": pointer, "code": "*u8", "g_input": pointer, "n_rows": "i32"},
             {
-                **geometry(layer),
+                **shared,
+                "H": layer.height,
+                "W": layer.width,
+                "KH": layer.kernel[0],
+                "KW": layer.kernel[1],
+                "SH": layer.stride[0],
+                "SW": layer.stride[1],
+                "PH": layer.padding[0],
+                "PW": layer.padding[1],
+                "RH": layer.pool[0],
+                "RW": layer.pool[1],
+                "HP": layer.out_height,
+                "WP": layer.out_width,
                 "ROWS": request.n_outputs,
                 "BLOCK_P": tile.p,
                 "BLOCK_C": tile.c,
@@ -130,12 +196,12 @@ def _plan(request: Request) -> list[Launch]:
             },
             tile.num_warps,
             tile.num_stages,
-            (ceil_divide(positions, tile.p), ceil_divide(layer.channels, tile.c)),
+            (tiles * block[0] * block[1], ceil_divide(layer.channels, tile.c)),
             count.flops,
             count.bytes_read,
             count.bytes_written,
             count.bytes_unfused,
-        )
+        ),
     ]
 
 
@@ -171,6 +237,8 @@ def conv_vjp_input(
     check_selection(selection, g, (leading[0], *layer.output_shape))
     out = torch.empty((*leading, *layer.input_shape), dtype=g.dtype, device=g.device)
     n_images, rows = leading[0], leading[1] if len(leading) > 1 else 1
-    (launch,) = plan("conv_vjp_input", layer, g, n_images, precision, n_outputs=rows)
-    launch.run(g, w, selection, out, n_images * rows)
+    transpose, launch = plan("conv_vjp_input", layer, g, n_images, precision, n_outputs=rows)
+    w_t = torch.empty(transpose.constexprs["SIZE"], dtype=g.dtype, device=g.device)
+    transpose.run(w, w_t)
+    launch.run(g, w_t, selection, out, n_images * rows)
     return out

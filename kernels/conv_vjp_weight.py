@@ -19,21 +19,22 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .borders import border_images
 from .checks import check_images, check_selection, check_tensors
 from .conv_vjp_input import conv_vjp_input
-from .device import multiply, tile_of
+from .device import first_taps, multiply, rows_of, tile_of
 from .launch import ITEM_SIZES, Launch, Request, launches, plan, planner
-from .partials import plan_sum_columns
-from .shapes import ceil_divide, geometry, traffic
-from .tiles import accumulator, arithmetic, tile_for
+from .shapes import ceil_divide, geometry, patch_of, traffic
+from .tiles import accumulator, arithmetic, is_joint, tile_for
+from .weights import n_partial, plan_sum_gradient
 
 if TYPE_CHECKING:
     from hfcnn.network import ConvLayer
 
-__all__ = ["conv_vjp", "conv_vjp_weight", "run_split", "splits"]
+__all__ = ["conv_vjp", "conv_vjp_weight"]
 
-#: Programs to split for: about four for each multiprocessor of the larger GPUs.
-N_PROGRAMS = 512
+#: Programs that a multiprocessor holds at once, by their registers.
+PROGRAMS_PER_UNIT = 2
 #: Least tiles of positions a program sums, so that partial sums stay few beside what is read.
 LEAST_TILES = 8
 
@@ -45,16 +46,14 @@ def _conv_vjp_weight_kernel(
     code,
     partial,
     n_images,
-    H: tl.constexpr,
-    W: tl.constexpr,
-    C: tl.constexpr,
+    HZ: tl.constexpr,
+    WZ: tl.constexpr,
+    CZ: tl.constexpr,
+    N_RUNS: tl.constexpr,
+    RUN: tl.constexpr,
     O: tl.constexpr,
-    KH: tl.constexpr,
-    KW: tl.constexpr,
     SH: tl.constexpr,
     SW: tl.constexpr,
-    PH: tl.constexpr,
-    PW: tl.constexpr,
     RH: tl.constexpr,
     RW: tl.constexpr,
     HP: tl.constexpr,
@@ -63,61 +62,79 @@ def _conv_vjp_weight_kernel(
     BLOCK_P: tl.constexpr,
     BLOCK_O: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    AT_ONCE: tl.constexpr,
+    IS_SHARED: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    FAN_IN: tl.constexpr = KH * KW * C
-    WINDOWS: tl.constexpr = RH * RW
-    PLANE: tl.constexpr = HP * WP * WINDOWS
+    SIZE: tl.constexpr = N_RUNS * RUN
+    WINDOWS: tl.constexpr = AT_ONCE if IS_SHARED else 1  # groups of rows of the result
+    GROUPS: tl.constexpr = RH * RW // AT_ONCE
+    IS_REGULAR: tl.constexpr = (HP * WP % BLOCK_P == 0) and (BLOCK_P % WP == 0 or WP % BLOCK_P == 0)
+    TILES: tl.constexpr = HP * WP // BLOCK_P
     o_k = tl.program_id(0) * BLOCK_K + tl.arange(0, BLOCK_K)
     o_o = tl.program_id(1) * BLOCK_O + tl.arange(0, BLOCK_O)
     i_s = tl.program_id(2)
-    kh = (o_k // (KW * C))[None, :]
-    kw = (o_k // C % KW)[None, :]
-    m_k = (o_k < FAN_IN)[None, :]
-    m_o = (o_o < O)[None, :]
+    m_k = (o_k < SIZE)[None, :]
+    o_patch = (o_k // RUN * (WZ * CZ) + o_k % RUN)[None, :]
 
-    acc = tl.full((BLOCK_O, BLOCK_K), 0.0, ACC)
+    acc = tl.full((WINDOWS * BLOCK_O, BLOCK_K), 0.0, ACC)
     acc_bias = tl.full((BLOCK_P, BLOCK_O), 0.0, ACC)
-    n_tiles = (n_images.to(tl.int64) * PLANE + BLOCK_P - 1) // BLOCK_P
-    for i_p in range(n_tiles * i_s // N_SPLITS, n_tiles * (i_s + 1) // N_SPLITS):
-        n_first, i_n, o_q, m_p = tile_of(i_p, n_images, PLANE, BLOCK_P)
-        window = o_q % WINDOWS
-        o_p = o_q // WINDOWS
-        first = n_first * (HP * WP * O)
+    n_tiles = (n_images.to(tl.int64) * (HP * WP) + BLOCK_P - 1) // BLOCK_P
+    for i in range(n_tiles * i_s // N_SPLITS * GROUPS, n_tiles * (i_s + 1) // N_SPLITS * GROUPS):
+        first = tl.cast(i % GROUPS, tl.int32) * AT_ONCE
+        if IS_REGULAR:
+            # whole rows of one image: a scalar moves the same offsets, and nothing is masked
+            n_first = i // GROUPS // TILES
+            start = tl.cast(i // GROUPS % TILES, tl.int32) * BLOCK_P
+            o_p = tl.arange(0, BLOCK_P)
+            i_n = tl.zeros_like(o_p)
+            m_p = i_n == 0
+            first_g = n_first * (HP * WP * O) + start * O
+            first_z = n_first * (HZ * WZ * CZ) + (start // WP * (RH * SH) * WZ + start % WP * (RW * SW)) * CZ
+        else:
+            n_first, i_n, o_p, m_p = tile_of(i // GROUPS, n_images, HP * WP, BLOCK_P)
+            first_g = n_first * (HP * WP * O)
+            first_z = n_first * (HZ * WZ * CZ)
         o_g = (i_n * (HP * WP) + o_p)[:, None] * O + o_o[None, :]
-        m_g = m_p[:, None] & m_o
-        b_g = tl.load(g + first + o_g, mask=m_g, other=0.0)  # [BP, BO]
-        b_code = tl.load(code + first + o_g, mask=m_g, other=255)
-        row = (o_p // WP * RH + window // RW) * SH - PH
-        column = (o_p % WP * RW + window % RW) * SW - PW
-        r = row[:, None] + kh
-        s = column[:, None] + kw
-        m_z = m_p[:, None] & m_k & (r >= 0) & (r < H) & (s >= 0) & (s < W)
-        o_z = ((i_n * H + row) * W + column)[:, None] * C + ((kh * W + kw) * C + (o_k % C)[None, :])
-        b_z = tl.load(z + n_first * (H * W * C) + o_z, mask=m_z, other=0.0)  # [BP, BK]
-        b_u = tl.where(b_code == window[:, None], b_g, 0.0)
-        acc_bias += b_u
+        m_g = m_p[:, None] & (o_o < O)[None, :]
+        b_g = tl.load(g + first_g + o_g, mask=m_g, other=0.0)  # [BP, BO]
+        b_code = tl.load(code + first_g + o_g, mask=m_g, other=255)
+        o_z = first_taps(i_n, o_p, m_p, HZ, WZ, CZ, SH, SW, RH, RW, WP)
+        if IS_SHARED:
+            is_taken = b_code[:, None, :] == first + tl.arange(0, AT_ONCE)[None, :, None]
+            b_u = tl.reshape(tl.where(is_taken, b_g[:, None, :], 0.0), (BLOCK_P, AT_ONCE * BLOCK_O))
+        else:
+            o_z = rows_of(o_z, first, WZ, CZ, SH, SW, RW, AT_ONCE, BLOCK_P)
+            is_taken = b_code[None, :, :] == first + tl.arange(0, AT_ONCE)[:, None, None]
+            b_u = tl.reshape(tl.where(is_taken, b_g[None, :, :], 0.0), (AT_ONCE * BLOCK_P, BLOCK_O))
+        acc_bias += tl.where((b_code >= first) & (b_code < first + AT_ONCE), b_g, 0.0)
+        b_z = tl.load(z + first_z + (o_z[:, None] + o_patch), mask=m_k, other=0.0)
         acc = multiply(tl.trans(b_u), b_z, acc, PRECISION)
 
-    partial += i_s.to(tl.int64) * (O * FAN_IN + O)
-    tl.store(partial + o_o[:, None] * FAN_IN + o_k[None, :], acc, mask=(o_o < O)[:, None] & m_k)
+    partial += i_s.to(tl.int64) * (O * (WINDOWS * SIZE + 1))
+    o_n = tl.arange(0, WINDOWS * BLOCK_O)
+    o_n = o_n // BLOCK_O * O + tl.program_id(1) * BLOCK_O + o_n % BLOCK_O
+    m_n = tl.program_id(1) * BLOCK_O + tl.arange(0, WINDOWS * BLOCK_O) % BLOCK_O < O
+    tl.store(partial + o_n[:, None] * SIZE + o_k[None, :], acc, mask=m_n[:, None] & m_k)
     if tl.program_id(0) == 0:
-        tl.store(partial + O * FAN_IN + o_o, tl.sum(acc_bias, axis=0), mask=o_o < O)
+        tl.store(partial + O * WINDOWS * SIZE + o_o, tl.sum(acc_bias, axis=0), mask=o_o < O)
 
 
-def splits(n_tiles: int, programs: int) -> int:
-    """Programs along the positions, beside `programs` along the weight's axes."""
-    return max(1, min(n_tiles // LEAST_TILES, ceil_divide(N_PROGRAMS, programs)))
+def _splits(n_tiles: int, programs: int, request: Request) -> int:
+    """Programs along the positions, beside `programs` along the weight's axes: one wave of them."""
+    return max(1, min(n_tiles // LEAST_TILES, PROGRAMS_PER_UNIT * request.target.units // programs))
 
 
 @planner("conv_vjp_weight")
 def _plan(request: Request) -> list[Launch]:
     layer, tile = request.layer, tile_for("vjp_weight", request)
-    columns = (ceil_divide(layer.fan_in, tile.k), ceil_divide(layer.filters, tile.c))
-    positions = request.n_images * layer.out_height * layer.out_width * layer.pool[0] * layer.pool[1]
-    n_splits = splits(ceil_divide(positions, tile.p), columns[0] * columns[1])
-    n_sums = layer.filters * (layer.fan_in + 1)
+    columns = (
+        ceil_divide(patch_of(layer, is_joint(request)).size, tile.k),
+        ceil_divide(layer.filters, tile.c),
+    )
+    positions = request.n_images * layer.out_height * layer.out_width
+    n_splits = _splits(ceil_divide(positions, tile.p), columns[0] * columns[1], request)
     count = traffic("conv_vjp_weight", request)
     pointer, sums = f"*{request.dtype}", "fp64" if request.dtype == "fp64" else "fp32"
     first = Launch(
@@ -125,11 +142,13 @@ def _plan(request: Request) -> list[Launch]:
         _conv_vjp_weight_kernel,
         {"g": pointer, "z": pointer, "code": "*u8", "partial": f"*{sums}", "n_images": "i32"},
         {
-            **geometry(layer),
+            **geometry(layer, is_joint(request)),
             "N_SPLITS": n_splits,
             "BLOCK_P": tile.p,
             "BLOCK_O": tile.c,
             "BLOCK_K": tile.k,
+            "AT_ONCE": tile.windows,
+            "IS_SHARED": is_joint(request),
             "ACC": accumulator(request),
             "PRECISION": arithmetic(request),
         },
@@ -138,10 +157,10 @@ def _plan(request: Request) -> list[Launch]:
         (*columns, n_splits),
         count.flops,
         count.bytes_read,
-        n_splits * n_sums * ITEM_SIZES[sums],
+        n_splits * n_partial(request) * ITEM_SIZES[sums],
         count.bytes_unfused,
     )
-    return [first, plan_sum_columns("conv_vjp_weight", request, n_splits, n_sums)]
+    return [first, plan_sum_gradient("conv_vjp_weight", request, n_splits)]
 
 
 @planner("conv_vjp")
@@ -160,38 +179,6 @@ def _plan_both(request: Request) -> list[Launch]:
             n_outputs=1,
         )
     ]
-
-
-def run_split(
-    first: Launch, second: Launch, layer: ConvLayer, z: Tensor, *arguments: Tensor | int
-) -> tuple[Tensor, Tensor]:
-    """Run both passes of a gradient in weight and bias.
-
-    Parameters
-    ----------
-    first, second : Launch
-        The partial sums and their sum.
-    layer : ConvLayer
-        The layer.
-    z : Tensor
-        Gives dtype and device.
-    arguments : Tensor or int
-        The first launch's, but for the partial sums and the images, which come last.
-
-    Returns
-    -------
-    g_weight : Tensor of shape (O, KH, KW, C)
-    g_bias : Tensor of shape (O,)
-        Both views of one vector.
-    """
-    n_rows, n_sums = second.constexprs["N_ROWS"], second.constexprs["N_COLUMNS"]
-    dtype = torch.float64 if z.dtype == torch.float64 else torch.float32
-    partial = torch.empty((n_rows, n_sums), dtype=dtype, device=z.device)
-    out = torch.empty(n_sums, dtype=z.dtype, device=z.device)
-    first.run(*arguments, partial, len(z))
-    second.run(partial, out)
-    n_weights = layer.filters * layer.fan_in
-    return out[:n_weights].view(layer.weight_shape), out[n_weights:]
 
 
 def conv_vjp_weight(
@@ -226,7 +213,14 @@ def conv_vjp_weight(
     check_tensors(z, g=(g, (n_images, *layer.output_shape)))
     check_selection(selection, z, g.shape)
     first, second = plan("conv_vjp_weight", layer, z, n_images, precision)
-    return run_split(first, second, layer, z, g, z, selection)
+    sums = torch.float64 if z.dtype == torch.float64 else torch.float32
+    shape = (second.constexprs["N_ROWS"], second.constexprs["N_COLUMNS"])
+    partial = torch.empty(shape, dtype=sums, device=z.device)
+    out = torch.empty(layer.n_parameters, dtype=z.dtype, device=z.device)
+    first.run(g, border_images(z, layer), selection, partial, n_images)
+    second.run(partial, out)
+    n_weights = layer.filters * layer.fan_in
+    return out[:n_weights].view(layer.weight_shape), out[n_weights:]
 
 
 def conv_vjp(

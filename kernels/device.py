@@ -2,6 +2,10 @@
 
 Programs own a tile of positions, flattened over images; a tile may begin in one image and end in another.
 Its first image is an int64 scalar that moves the base pointers; offsets from there are int32.
+
+Images are read with a border of zeros in place (`borders`), so that no tap falls outside: the patch under a
+filter is KH runs of KW C neighbouring floats, one per row, and the same for every position. A loop step then
+moves one tensor of pointers by one scalar, and nothing is masked.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
@@ -23,6 +27,28 @@ def tile_of(i_p, n_images, PLANE: tl.constexpr, BLOCK_P: tl.constexpr):
 
 
 @triton.jit
+def first_taps(
+    i_n,
+    o_p,
+    m_p,
+    HZ: tl.constexpr,
+    WZ: tl.constexpr,
+    CZ: tl.constexpr,
+    SH: tl.constexpr,
+    SW: tl.constexpr,
+    RH: tl.constexpr,
+    RW: tl.constexpr,
+    WP: tl.constexpr,
+):
+    """Offset of the first tap of each pooled position's first window position, in bordered images.
+
+    Positions beyond the last image read the tile's first, so that loads need no mask.
+    """
+    i_n = tl.where(m_p, i_n, 0)
+    return ((i_n * HZ + o_p // WP * (RH * SH)) * WZ + o_p % WP * (RW * SW)) * CZ
+
+
+@triton.jit
 def multiply(a, b, acc, PRECISION: tl.constexpr):
     """Add a b to acc, by the `input_precision` of `tl.dot` or one of `tiles.arithmetic`'s ways around it."""
     if PRECISION == "wide":
@@ -38,50 +64,154 @@ def multiply(a, b, acc, PRECISION: tl.constexpr):
 def convolve(
     acc,
     z,
+    o_z,
     w,
-    i_n,
-    row,
-    column,
-    m_p,
-    o_o,
-    H: tl.constexpr,
-    W: tl.constexpr,
-    C: tl.constexpr,
-    O: tl.constexpr,
-    KH: tl.constexpr,
-    KW: tl.constexpr,
+    o_w,
+    N_RUNS: tl.constexpr,
+    RUN: tl.constexpr,
+    PITCH: tl.constexpr,
     BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Add phi(pad(z)) w to acc [BP, BO], where row and column are of each position's first tap.
+    """Add phi(z) w to acc [BP, BN]: o_z is of each position's first tap, o_w of each column's weights.
 
-    The taps and channels are one axis k = (kh KW + kw) C + c. A block of it within one tap takes the tap as
-    a scalar, so that channels load as vectors; with few channels a block covers several taps.
+    A patch is N_RUNS runs of RUN elements, PITCH apart; a column's weights are the same without the gaps.
     """
-    FAN_IN: tl.constexpr = KH * KW * C
-    p_w = w + o_o[None, :] * FAN_IN
-    m_o = (o_o < O)[None, :]
-    origin = (i_n * H + row) * W + column
-    for k in range(0, FAN_IN, BLOCK_K):
-        o_k = k + tl.arange(0, BLOCK_K)
-        if C % BLOCK_K == 0:
-            tap = k // C
-            r = row + tap // KW
-            s = column + tap % KW
-            m_z = (m_p & (r >= 0) & (r < H) & (s >= 0) & (s < W))[:, None]
-            o_z = (origin + (tap // KW * W + tap % KW))[:, None] * C + (k % C + tl.arange(0, BLOCK_K))[
-                None, :
-            ]
-            b_w = tl.load(p_w + o_k[:, None], mask=m_o, other=0.0)  # [BK, BO]
-        else:
-            kh = o_k // (KW * C)
-            kw = o_k // C % KW
-            r = row[:, None] + kh[None, :]
-            s = column[:, None] + kw[None, :]
-            m_k = o_k < FAN_IN
-            m_z = m_p[:, None] & (r >= 0) & (r < H) & (s >= 0) & (s < W) & m_k[None, :]
-            o_z = origin[:, None] * C + ((kh * W + kw) * C + o_k % C)[None, :]
-            b_w = tl.load(p_w + o_k[:, None], mask=m_o & m_k[:, None], other=0.0)
-        b_z = tl.load(z + o_z, mask=m_z, other=0.0)  # [BP, BK]
-        acc = multiply(b_z, b_w, acc, PRECISION)
+    o_k = tl.arange(0, BLOCK_K)
+    p_z = z + (o_z[:, None] + o_k[None, :])
+    p_w = w + (o_w[None, :] + o_k[:, None])
+    if RUN % BLOCK_K == 0:
+        for k in range(0, N_RUNS * RUN, BLOCK_K):
+            b_z = tl.load(p_z + (k // RUN * (PITCH - RUN) + k))  # [BP, BK]
+            b_w = tl.load(p_w + k)  # [BK, BN]
+            acc = multiply(b_z, b_w, acc, PRECISION)
+    else:
+        BLOCKS: tl.constexpr = (RUN + BLOCK_K - 1) // BLOCK_K
+        for i in range(N_RUNS * BLOCKS):
+            k = i % BLOCKS * BLOCK_K
+            m_k = o_k < RUN - k
+            b_z = tl.load(p_z + (i // BLOCKS * PITCH + k), mask=m_k[None, :], other=0.0)
+            b_w = tl.load(p_w + (i // BLOCKS * RUN + k), mask=m_k[:, None], other=0.0)
+            acc = multiply(b_z, b_w, acc, PRECISION)
     return acc
+
+
+@triton.jit
+def rows_of(
+    o_z,
+    first,
+    WZ: tl.constexpr,
+    CZ: tl.constexpr,
+    SH: tl.constexpr,
+    SW: tl.constexpr,
+    RW: tl.constexpr,
+    AT_ONCE: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+):
+    """Offsets of first taps at AT_ONCE positions of each window, from `first`, position by position."""
+    window = first + tl.arange(0, AT_ONCE)
+    shift = (window // RW * SH * WZ + window % RW * SW) * CZ
+    o_s = tl.reshape(shift[:, None] + o_z[None, :], (AT_ONCE * BLOCK_P,))
+    return tl.multiple_of(o_s, CZ & -CZ)  # which a reshape forgets
+
+
+@triton.jit
+def windows_of(
+    z,
+    o_z,
+    w,
+    o_o,
+    first,
+    z_dot,
+    v,
+    HAS_TANGENT: tl.constexpr,
+    N_RUNS: tl.constexpr,
+    RUN: tl.constexpr,
+    WZ: tl.constexpr,
+    CZ: tl.constexpr,
+    O: tl.constexpr,
+    SH: tl.constexpr,
+    SW: tl.constexpr,
+    RW: tl.constexpr,
+    AT_ONCE: tl.constexpr,
+    IS_SHARED: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_O: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    ACC: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Convolve z with w (and z_dot with v) at AT_ONCE positions of each window, from `first`: [A, BP, BO].
+
+    They are one product, so that what they share is loaded once: the weights, where each position is a group
+    of rows; the images, where each is a group of columns, its weights shifted to its place in the patch.
+    """
+    PITCH: tl.constexpr = WZ * CZ
+    SIZE: tl.constexpr = N_RUNS * RUN
+    if IS_SHARED:
+        o_n = tl.arange(0, AT_ONCE * BLOCK_O)
+        column = tl.minimum(tl.program_id(1) * BLOCK_O + o_n % BLOCK_O, O - 1)
+        o_w = ((first + o_n // BLOCK_O) * O + column) * SIZE
+        o_s = o_z
+        acc = tl.full((BLOCK_P, AT_ONCE * BLOCK_O), 0.0, ACC)
+    else:
+        o_w = tl.minimum(o_o, O - 1) * SIZE
+        o_s = rows_of(o_z, first, WZ, CZ, SH, SW, RW, AT_ONCE, BLOCK_P)
+        acc = tl.full((AT_ONCE * BLOCK_P, BLOCK_O), 0.0, ACC)
+    acc = convolve(acc, z, o_s, w, o_w, N_RUNS, RUN, PITCH, BLOCK_K, PRECISION)
+    if HAS_TANGENT:
+        acc = convolve(acc, z_dot, o_s, v, o_w, N_RUNS, RUN, PITCH, BLOCK_K, PRECISION)
+    if IS_SHARED:
+        acc = tl.trans(tl.reshape(acc, (BLOCK_P, AT_ONCE, BLOCK_O)), 1, 0, 2)
+    return tl.reshape(acc, (AT_ONCE, BLOCK_P, BLOCK_O))
+
+
+@triton.jit
+def pick(out, each, first, b_code, AT_ONCE: tl.constexpr):
+    """Add what the code picks of the window positions from `first` on, each [A, BP, BO], to out [BP, BO]."""
+    is_taken = b_code[None, :, :] == first + tl.arange(0, AT_ONCE)[:, None, None]
+    return out + tl.sum(tl.where(is_taken, each, 0.0), axis=0)
+
+
+@triton.jit
+def store_output(
+    z_next,
+    value,
+    n_first,
+    i_n,
+    o_p,
+    m_p,
+    o_o,
+    i_p,
+    n_images,
+    HP: tl.constexpr,
+    WP: tl.constexpr,
+    O: tl.constexpr,
+    BH: tl.constexpr,
+    BW: tl.constexpr,
+    OZ: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_E: tl.constexpr,
+):
+    """Store a tile of a layer's output, its share of the border, and zeros in channels that only fill up."""
+    HO: tl.constexpr = HP + 2 * BH
+    WO: tl.constexpr = WP + 2 * BW
+    m_o = (o_o < OZ)[None, :]
+    o_out = ((i_n * HO + o_p // WP + BH) * WO + o_p % WP + BW)[:, None] * OZ + o_o[None, :]
+    if OZ > O:
+        value = tl.where((o_o < O)[None, :], value, 0.0)
+    tl.store(z_next + n_first * (HO * WO * OZ) + o_out, value, mask=m_p[:, None] & m_o)
+    if HO * WO > HP * WP:
+        n_border, e_n, o_e, m_e = tile_of(i_p, n_images, HO * WO - HP * WP, BLOCK_E)
+        # rows above, rows below, then the columns left and right of each row
+        is_above = o_e < BH * WO
+        is_below = (o_e >= BH * WO) & (o_e < 2 * BH * WO)
+        o_side = o_e - 2 * BH * WO
+        SIDES: tl.constexpr = 2 * BW if BW > 0 else 1
+        row = tl.where(is_above, o_e // WO, tl.where(is_below, HP + o_e // WO, BH + o_side // SIDES))
+        side = o_side % SIDES
+        side = tl.where(side < BW, side, side + WP)
+        column = tl.where(is_above | is_below, o_e % WO, side)
+        o_out = ((e_n * HO + row) * WO + column)[:, None] * OZ + o_o[None, :]
+        zeros = tl.full((BLOCK_E, value.shape[1]), 0.0, z_next.dtype.element_ty)
+        tl.store(z_next + n_border * (HO * WO * OZ) + o_out, zeros, mask=m_e[:, None] & m_o)

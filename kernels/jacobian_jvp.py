@@ -18,12 +18,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .borders import border_images
 from .checks import check_images, check_rows, check_selection, check_tensors
-from .device import convolve, tile_of
+from .device import first_taps, pick, tile_of, windows_of
 from .launch import ITEM_SIZES, Launch, Request, plan, planner
 from .partials import plan_sum_rows
 from .shapes import ceil_divide, geometry, traffic
-from .tiles import accumulator, arithmetic, tile_for
+from .tiles import accumulator, arithmetic, is_joint, tile_for
+from .weights import pack_weight, plan_pack
 
 if TYPE_CHECKING:
     from hfcnn.network import ConvLayer
@@ -40,16 +42,14 @@ def _jacobian_jvp_kernel(
     code,
     partial,
     n_images,
-    H: tl.constexpr,
-    W: tl.constexpr,
-    C: tl.constexpr,
+    HZ: tl.constexpr,
+    WZ: tl.constexpr,
+    CZ: tl.constexpr,
+    N_RUNS: tl.constexpr,
+    RUN: tl.constexpr,
     O: tl.constexpr,
-    KH: tl.constexpr,
-    KW: tl.constexpr,
     SH: tl.constexpr,
     SW: tl.constexpr,
-    PH: tl.constexpr,
-    PW: tl.constexpr,
     RH: tl.constexpr,
     RW: tl.constexpr,
     HP: tl.constexpr,
@@ -59,25 +59,48 @@ def _jacobian_jvp_kernel(
     BLOCK_P: tl.constexpr,
     BLOCK_O: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    AT_ONCE: tl.constexpr,
+    IS_SHARED: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     PLANE: tl.constexpr = HP * WP
     n_first, i_n, o_p, m_p = tile_of(tl.program_id(0), n_images, PLANE, BLOCK_P)
     o_o = tl.program_id(1) * BLOCK_O + tl.arange(0, BLOCK_O)
-    z += n_first * (H * W * C)
+    z += n_first * (HZ * WZ * CZ)
+    o_z = first_taps(i_n, o_p, m_p, HZ, WZ, CZ, SH, SW, RH, RW, WP)
     o_code = (i_n * PLANE + o_p)[:, None] * O + o_o[None, :]
     m = m_p[:, None] & (o_o < O)[None, :]
     b_code = tl.load(code + n_first * (PLANE * O) + o_code, mask=m, other=255)
-
     y = tl.full((BLOCK_P, BLOCK_O), 0.0, ACC)
-    for window in range(RH * RW):
-        row = (o_p // WP * RH + window // RW) * SH - PH
-        column = (o_p % WP * RW + window % RW) * SW - PW
-        acc = tl.full((BLOCK_P, BLOCK_O), 0.0, ACC)
-        acc = convolve(acc, z, v, i_n, row, column, m_p, o_o, H, W, C, O, KH, KW, BLOCK_K, PRECISION)
-        y = tl.where(b_code == window, acc, y)
-    b_v = tl.load(v_bias + o_o, mask=o_o < O, other=0.0)
+    for first in range(0, RH * RW, AT_ONCE):
+        each = windows_of(
+            z,
+            o_z,
+            v,
+            o_o,
+            first,
+            z,
+            v,
+            False,
+            N_RUNS,
+            RUN,
+            WZ,
+            CZ,
+            O,
+            SH,
+            SW,
+            RW,
+            AT_ONCE,
+            IS_SHARED,
+            BLOCK_P,
+            BLOCK_O,
+            BLOCK_K,
+            ACC,
+            PRECISION,
+        )
+        y = pick(y, each, first, b_code, AT_ONCE)
+    b_v = tl.load(v_bias + tl.minimum(o_o, O - 1))
     y = tl.where(b_code == 255, 0.0, y + b_v[None, :])
 
     # partial (N, K, channel blocks, positions)
@@ -111,12 +134,14 @@ def _plan(request: Request) -> list[Launch]:
             "n_images": "i32",
         },
         {
-            **geometry(layer),
+            **geometry(layer, is_joint(request)),
             "ROWS": rows,
             "N_BLOCKS": n_blocks,
             "BLOCK_P": tile.p,
             "BLOCK_O": tile.c,
             "BLOCK_K": tile.k,
+            "AT_ONCE": tile.windows,
+            "IS_SHARED": is_joint(request),
             "ACC": accumulator(request),
             "PRECISION": arithmetic(request),
         },
@@ -128,7 +153,11 @@ def _plan(request: Request) -> list[Launch]:
         n_sums * n_blocks * plane * ITEM_SIZES[sums],
         count.bytes_unfused,
     )
-    return [first, plan_sum_rows("jacobian_jvp", request, n_sums, n_blocks * plane)]
+    return [
+        *plan_pack("jacobian_jvp", request),
+        first,
+        plan_sum_rows("jacobian_jvp", request, n_sums, n_blocks * plane),
+    ]
 
 
 def jacobian_jvp(
@@ -173,11 +202,11 @@ def jacobian_jvp(
     rows = check_rows(D, z, layer)
     check_tensors(z, v=(v, layer.weight_shape), v_bias=(v_bias, (layer.filters,)))
     check_selection(selection, z, (n_images, *layer.output_shape))
-    first, second = plan("jacobian_jvp", layer, z, n_images, precision, n_outputs=rows)
+    *pack, first, second = plan("jacobian_jvp", layer, z, n_images, precision, n_outputs=rows)
     dtype = torch.float64 if z.dtype == torch.float64 else torch.float32
     n_sums = n_images * rows
     partial = torch.empty((n_sums, second.constexprs["N_COLUMNS"]), dtype=dtype, device=z.device)
     out = torch.empty((n_images, rows), dtype=z.dtype, device=z.device)
-    first.run(z, D, v, v_bias, selection, partial, n_images)
+    first.run(border_images(z, layer), D, pack_weight(v, pack), v_bias, selection, partial, n_images)
     second.run(partial, out, n_sums)
     return out

@@ -60,7 +60,9 @@ class Target:
     shared_memory : int
         Bytes of shared memory that one program may use.
     warp_size : int
-        Threads a warp.
+        Threads per warp.
+    units : int
+        Multiprocessors or compute units.
     """
 
     name: str
@@ -68,17 +70,18 @@ class Target:
     arch: int | str
     shared_memory: int
     warp_size: int
+    units: int
 
 
 #: The kinds of GPU that have rows of their own in the tile table.
 TARGETS = {
-    "sm_80": Target("sm_80", "cuda", 80, 166_912, 32),
-    "sm_90": Target("sm_90", "cuda", 90, 232_448, 32),
-    "sm_100": Target("sm_100", "cuda", 100, 232_448, 32),
-    "gfx942": Target("gfx942", "hip", "gfx942", 65_536, 64),
+    "sm_80": Target("sm_80", "cuda", 80, 166_912, 32, 108),
+    "sm_90": Target("sm_90", "cuda", 90, 232_448, 32, 132),
+    "sm_100": Target("sm_100", "cuda", 100, 232_448, 32, 148),
+    "gfx942": Target("gfx942", "hip", "gfx942", 65_536, 64, 304),
 }
 #: Triton's interpreter, which has no limits.
-INTERPRETER = Target("interpreter", "cuda", 90, 2**62, 32)
+INTERPRETER = Target("interpreter", "cuda", 90, 2**62, 32, 132)
 
 
 @dataclass(frozen=True)
@@ -313,11 +316,10 @@ def current_target(tensor: Tensor) -> Target:
 @lru_cache(maxsize=64)
 def _device_target(index: int) -> Target:
     properties = torch.cuda.get_device_properties(index)
+    units = properties.multi_processor_count
     if torch.version.hip is not None:
         name = properties.gcnArchName.split(":")[0]
-        return TARGETS.get(name) or Target(name, "hip", name, 65_536, properties.warp_size)
+        return Target(name, "hip", name, 65_536, properties.warp_size, units)
     arch = 10 * properties.major + properties.minor
-    name = f"sm_{arch}"
-    known = TARGETS.get(name)
     limit = triton.runtime.driver.active.utils.get_device_properties(index)["max_shared_mem"]
-    return known or Target(name, "cuda", arch, int(limit), 32)
+    return Target(f"sm_{arch}", "cuda", arch, int(limit), 32, units)

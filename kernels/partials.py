@@ -1,6 +1,6 @@
 """Second pass of a sum over programs: partial sums added in a fixed order, for the same bits at every call.
 
-A kernel writes rows of partial sums, one a program; here each element's column is summed, or each row. No
+A kernel writes rows of partial sums, here each row is summed; `weights` sums those of a weight's gradient. No
 kernel adds floats atomically.
 """
 
@@ -13,29 +13,7 @@ import triton.language as tl
 from .launch import ITEM_SIZES, Launch, Request
 from .shapes import ceil_divide, power_of_two
 
-__all__ = ["plan_sum_columns", "plan_sum_rows"]
-
-#: Elements a program sums: enough programs for a small weight, and whole cache lines.
-BLOCK_E = 128
-
-
-@triton.jit
-def _sum_columns_kernel(
-    partial,
-    out,
-    N_ROWS: tl.constexpr,
-    N_COLUMNS: tl.constexpr,
-    BLOCK_R: tl.constexpr,
-    BLOCK_E: tl.constexpr,
-):
-    o_e = tl.program_id(0) * BLOCK_E + tl.arange(0, BLOCK_E)
-    m_e = o_e < N_COLUMNS
-    acc = tl.full((BLOCK_R, BLOCK_E), 0.0, partial.dtype.element_ty)
-    for i_r in range(0, N_ROWS, BLOCK_R):
-        o_r = i_r + tl.arange(0, BLOCK_R)
-        m = (o_r < N_ROWS)[:, None] & m_e[None, :]
-        acc += tl.load(partial + o_r.to(tl.int64)[:, None] * N_COLUMNS + o_e[None, :], mask=m, other=0.0)
-    tl.store(out + o_e, tl.sum(acc, axis=0), mask=m_e)
+__all__ = ["plan_sum_rows"]
 
 
 @triton.jit(do_not_specialize=["n_rows"])
@@ -50,29 +28,6 @@ def _sum_rows_kernel(
         m = m_r[:, None] & (o_e < N_COLUMNS)[None, :]
         acc += tl.load(partial + o_r[:, None] * N_COLUMNS + o_e[None, :], mask=m, other=0.0)
     tl.store(out + o_r, tl.sum(acc, axis=1), mask=m_r)
-
-
-def plan_sum_columns(op: str, request: Request, n_rows: int, n_columns: int) -> Launch:
-    """Sum each column of partial sums (n_rows, n_columns) in float32 or float64 into the op's type."""
-    accumulator = "fp64" if request.dtype == "fp64" else "fp32"
-    return Launch(
-        op,
-        _sum_columns_kernel,
-        {"partial": f"*{accumulator}", "out": f"*{request.dtype}"},
-        {
-            "N_ROWS": n_rows,
-            "N_COLUMNS": n_columns,
-            "BLOCK_R": min(16, power_of_two(n_rows)),
-            "BLOCK_E": BLOCK_E,
-        },
-        4,
-        1,
-        (ceil_divide(n_columns, BLOCK_E),),
-        n_rows * n_columns,
-        n_rows * n_columns * ITEM_SIZES[accumulator],
-        n_columns * request.item_size,
-        0,
-    )
 
 
 def plan_sum_rows(op: str, request: Request, n_rows: int, n_columns: int) -> Launch:

@@ -10,7 +10,20 @@ from .launch import Request
 if TYPE_CHECKING:
     from hfcnn.network import ConvLayer
 
-__all__ = ["Traffic", "ceil_divide", "geometry", "power_of_two", "traffic"]
+__all__ = [
+    "Patch",
+    "Traffic",
+    "ceil_divide",
+    "filled",
+    "geometry",
+    "output_geometry",
+    "patch_of",
+    "power_of_two",
+    "traffic",
+]
+
+#: Channels are stored in multiples of this: 16 bytes of float32.
+CHANNELS = 4
 
 
 def ceil_divide(a: int, b: int) -> int:
@@ -23,24 +36,70 @@ def power_of_two(n: int) -> int:
     return 1 << (n - 1).bit_length()
 
 
-def geometry(layer: ConvLayer) -> dict[str, int]:
-    """Constants of every convolution kernel: sizes, then stride, padding and pooling, down and across."""
+def filled(channels: int) -> int:
+    """Channels as images with a border store them."""
+    return ceil_divide(channels, CHANNELS) * CHANNELS
+
+
+@dataclass(frozen=True)
+class Patch:
+    """What a row of packed weights meets: `n_runs` runs of `run` elements, one an image row.
+
+    Attributes
+    ----------
+    n_runs, run : int
+        Rows, and elements a row.
+    windows : int
+        Positions of a pooling window that share the patch.
+    """
+
+    n_runs: int
+    run: int
+    windows: int
+
+    @property
+    def size(self) -> int:
+        """Elements of a patch."""
+        return self.n_runs * self.run
+
+
+def patch_of(layer: ConvLayer, joint: bool) -> Patch:
+    """Patch under a filter, or under all filters of a pooling window."""
+    channels = filled(layer.channels)
+    if not joint:
+        return Patch(layer.kernel[0], layer.kernel[1] * channels, 1)
+    height, width = (k + (r - 1) * s for k, r, s in zip(layer.kernel, layer.pool, layer.stride, strict=True))
+    return Patch(height, width * channels, layer.pool[0] * layer.pool[1])
+
+
+def geometry(layer: ConvLayer, joint: bool) -> dict[str, int]:
+    """Constants of kernels that read bordered images: their sizes, patches, stride, pooling and outputs."""
+    patch = patch_of(layer, joint)
     return {
-        "H": layer.height,
-        "W": layer.width,
-        "C": layer.channels,
+        "HZ": layer.height + 2 * layer.padding[0],
+        "WZ": layer.width + 2 * layer.padding[1],
+        "CZ": filled(layer.channels),
+        "N_RUNS": patch.n_runs,
+        "RUN": patch.run,
         "O": layer.filters,
-        "KH": layer.kernel[0],
-        "KW": layer.kernel[1],
         "SH": layer.stride[0],
         "SW": layer.stride[1],
-        "PH": layer.padding[0],
-        "PW": layer.padding[1],
         "RH": layer.pool[0],
         "RW": layer.pool[1],
         "HP": layer.out_height,
         "WP": layer.out_width,
     }
+
+
+def output_geometry(layer: ConvLayer, block_p: int) -> dict[str, int]:
+    """Constants of kernels that write images: border, stored channels, and a tile's share of the border."""
+    if layer.border is None:
+        return {"BH": 0, "BW": 0, "OZ": layer.filters, "BLOCK_E": 1}
+    rows, columns = layer.border
+    plane = layer.out_height * layer.out_width
+    around = (layer.out_height + 2 * rows) * (layer.out_width + 2 * columns) - plane
+    share = power_of_two(ceil_divide(block_p * around, plane)) if around else 1
+    return {"BH": rows, "BW": columns, "OZ": filled(layer.filters), "BLOCK_E": share}
 
 
 @dataclass(frozen=True)

@@ -7,21 +7,19 @@ tensor cores. A row is then cut to the layer (no wider than its channels) and to
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import triton
 import triton.language as tl
 
 from .launch import INTERPRETER, Request, Target
-from .shapes import power_of_two
+from .shapes import patch_of, power_of_two
 
-if TYPE_CHECKING:
-    from hfcnn.network import ConvLayer
-
-__all__ = ["HAS_FLOAT64_DOT", "Tile", "accumulator", "arithmetic", "tile_for"]
+__all__ = ["HAS_FLOAT64_DOT", "Tile", "accumulator", "arithmetic", "is_joint", "tile_for"]
 
 #: Whether a GPU's `tl.dot` takes float64 in every kernel here: before 3.9 some do not compile.
 HAS_FLOAT64_DOT = tuple(int(part) for part in triton.__version__.split(".")[:2]) >= (3, 9)
+#: Most channels of images whose pooling windows are taken at once.
+FEW_CHANNELS = 4
 #: Smallest side of a `tl.dot` operand.
 SMALLEST = 16
 
@@ -40,6 +38,8 @@ class Tile:
         Block of the axis of taps and channels.
     num_warps, num_stages : int
         Warps, and stages of software pipelining.
+    windows : int
+        Most positions of a pooling window in one product.
     """
 
     p: int
@@ -47,6 +47,7 @@ class Tile:
     k: int
     num_warps: int
     num_stages: int
+    windows: int = 4
 
 
 #: (kind, generation, precision): the tile. "forward" serves every kernel that convolves.
@@ -54,11 +55,10 @@ _TABLE = {
     ("forward", "sm_80", "tf32"): Tile(64, 64, 32, 8, 3),
     ("forward", "sm_80", "tf32x3"): Tile(64, 64, 16, 8, 2),
     ("forward", "sm_80", "ieee"): Tile(64, 32, 16, 4, 2),
-    # with 4 warps these spill on Triton before 3.9
-    ("forward", "sm_90", "tf32"): Tile(64, 64, 32, 8, 3),
-    ("forward", "sm_90", "tf32x3"): Tile(64, 64, 32, 8, 3),
+    ("forward", "sm_90", "tf32"): Tile(64, 64, 32, 4, 2),
+    ("forward", "sm_90", "tf32x3"): Tile(64, 64, 32, 8, 3, 2),
     ("forward", "sm_90", "ieee"): Tile(64, 32, 16, 4, 2),
-    ("forward", "sm_100", "tf32"): Tile(64, 64, 32, 4, 3),
+    ("forward", "sm_100", "tf32"): Tile(64, 64, 32, 4, 2),
     ("forward", "sm_100", "tf32x3"): Tile(64, 64, 32, 4, 3),
     ("forward", "sm_100", "ieee"): Tile(64, 32, 16, 4, 2),
     ("forward", "gfx942", "tf32"): Tile(64, 64, 32, 4, 2),
@@ -66,30 +66,30 @@ _TABLE = {
     ("vjp_input", "sm_80", "tf32"): Tile(64, 64, 32, 8, 3),
     ("vjp_input", "sm_80", "tf32x3"): Tile(64, 64, 16, 8, 2),
     ("vjp_input", "sm_80", "ieee"): Tile(64, 32, 16, 4, 2),
-    ("vjp_input", "sm_90", "tf32"): Tile(64, 64, 32, 4, 3),
+    ("vjp_input", "sm_90", "tf32"): Tile(64, 64, 64, 4, 2),
     ("vjp_input", "sm_90", "tf32x3"): Tile(64, 64, 32, 4, 2),
     ("vjp_input", "sm_90", "ieee"): Tile(64, 32, 16, 4, 2),
-    ("vjp_input", "sm_100", "tf32"): Tile(64, 64, 32, 4, 3),
+    ("vjp_input", "sm_100", "tf32"): Tile(64, 64, 64, 4, 2),
     ("vjp_input", "sm_100", "tf32x3"): Tile(64, 64, 32, 4, 2),
     ("vjp_input", "sm_100", "ieee"): Tile(64, 32, 16, 4, 2),
     ("vjp_input", "gfx942", "tf32"): Tile(64, 64, 32, 4, 2),
     ("vjp_input", "gfx942", "ieee"): Tile(64, 64, 16, 4, 2),
-    ("vjp_weight", "sm_80", "tf32"): Tile(32, 64, 64, 8, 3),
-    ("vjp_weight", "sm_80", "tf32x3"): Tile(32, 64, 64, 8, 2),
+    ("vjp_weight", "sm_80", "tf32"): Tile(16, 64, 64, 8, 3),
+    ("vjp_weight", "sm_80", "tf32x3"): Tile(16, 64, 64, 8, 2),
     ("vjp_weight", "sm_80", "ieee"): Tile(16, 32, 64, 4, 2),
-    ("vjp_weight", "sm_90", "tf32"): Tile(32, 64, 64, 4, 3),
-    ("vjp_weight", "sm_90", "tf32x3"): Tile(32, 64, 64, 4, 2),
+    ("vjp_weight", "sm_90", "tf32"): Tile(16, 64, 128, 4, 3),
+    ("vjp_weight", "sm_90", "tf32x3"): Tile(16, 64, 64, 4, 2),
     ("vjp_weight", "sm_90", "ieee"): Tile(16, 32, 64, 4, 2),
-    ("vjp_weight", "sm_100", "tf32"): Tile(32, 64, 64, 4, 3),
-    ("vjp_weight", "sm_100", "tf32x3"): Tile(32, 64, 64, 4, 2),
+    ("vjp_weight", "sm_100", "tf32"): Tile(16, 64, 128, 4, 3),
+    ("vjp_weight", "sm_100", "tf32x3"): Tile(16, 64, 64, 4, 2),
     ("vjp_weight", "sm_100", "ieee"): Tile(16, 32, 64, 4, 2),
-    ("vjp_weight", "gfx942", "tf32"): Tile(32, 64, 64, 4, 2),
-    ("vjp_weight", "gfx942", "ieee"): Tile(32, 64, 64, 4, 2),
+    ("vjp_weight", "gfx942", "tf32"): Tile(16, 64, 64, 4, 2),
+    ("vjp_weight", "gfx942", "ieee"): Tile(16, 64, 64, 4, 2),
 }
 #: Triton's interpreter takes as long for a large block as for a small one.
 _INTERPRETER = Tile(256, 128, 128, 4, 1)
 #: float64 sums twice as wide; "sum" holds a whole (p, k, c) block in registers.
-_FLOAT64 = {"ieee": Tile(32, 32, 16, 4, 2), "sum": Tile(16, 16, 16, 4, 1)}
+_FLOAT64 = {"ieee": Tile(32, 32, 16, 4, 2), "sum": Tile(16, 16, 16, 4, 1, 1)}
 
 
 def arithmetic(request: Request) -> str:
@@ -114,6 +114,12 @@ def accumulator(request: Request) -> tl.dtype:
     return tl.float64 if request.dtype == "fp64" else tl.float32
 
 
+def is_joint(request: Request) -> bool:
+    """Whether all positions of a pooling window are taken at once: few channels, and a power of two."""
+    windows = request.layer.pool[0] * request.layer.pool[1]
+    return request.layer.channels <= FEW_CHANNELS and windows in (2, 4) and arithmetic(request) != "sum"
+
+
 def tile_for(kind: str, request: Request) -> Tile:
     """Choose the tile of a kernel.
 
@@ -131,13 +137,13 @@ def tile_for(kind: str, request: Request) -> Tile:
     """
     precision = arithmetic(request)
     if request.target == INTERPRETER:
-        tile = replace(_INTERPRETER, p=16, k=16) if precision == "sum" else _INTERPRETER
+        tile = replace(_INTERPRETER, p=16, k=16, windows=1) if precision == "sum" else _INTERPRETER
     elif request.dtype == "fp64":
         tile = _FLOAT64[precision]
     else:
         fast = "tf32" if request.dtype == "bf16" else precision
         tile = _TABLE[kind, _generation(request.target), fast]
-    return _fit_memory(_fit_layer(tile, kind, request.layer), request)
+    return _fit_memory(_fit_layer(tile, kind, request), kind, request)
 
 
 def _generation(target: Target) -> str:
@@ -150,25 +156,34 @@ def _generation(target: Target) -> str:
     return "sm_80"
 
 
-def _fit_layer(tile: Tile, kind: str, layer: ConvLayer) -> Tile:
-    """Cut a tile to the layer's channels; let a block of taps and channels lie within one tap if it can."""
-    columns, depth = layer.filters, layer.channels
+def _fit_layer(tile: Tile, kind: str, request: Request) -> Tile:
+    """Cut a tile to the layer's channels; let blocks of what is summed end where a run or a tap ends."""
+    layer = request.layer
+    patch = patch_of(layer, is_joint(request))
+    columns, depth = layer.filters, patch.run
     if kind == "vjp_input":
-        columns, depth = depth, columns
-    taps = layer.kernel[0] * layer.kernel[1]
-    k = min(tile.k, max(SMALLEST, power_of_two(taps * depth)))
+        columns, depth = layer.channels, layer.filters
+    k = min(tile.k, max(SMALLEST, power_of_two(patch.size if kind == "vjp_weight" else depth)))
     if kind != "vjp_weight" and depth % SMALLEST == 0:
         k = min(k, depth & -depth)
-    return replace(tile, c=min(tile.c, max(SMALLEST, power_of_two(columns))), k=k)
+    c = min(tile.c, max(SMALLEST, power_of_two(columns)))
+    windows = layer.pool[0] * layer.pool[1]
+    at_once = patch.windows if is_joint(request) else min(tile.windows, windows & -windows)
+    return replace(tile, c=c, k=k, windows=at_once)
 
 
-def _fit_memory(tile: Tile, request: Request) -> Tile:
+def _fit_memory(tile: Tile, kind: str, request: Request) -> Tile:
     """Drop stages, then halve sides, until operands in flight fit the target's shared memory."""
-    size = request.item_size
 
     def is_too_large(tile: Tile) -> bool:
-        sides = tile.p * tile.k + tile.k * tile.c + tile.p * tile.c
-        return sides * size * tile.num_stages > request.target.shared_memory
+        rows, columns = tile.p, tile.c
+        if kind == "forward" and is_joint(request):
+            columns *= tile.windows
+        elif kind == "forward":
+            rows *= tile.windows
+        # the inner axis of a weight's gradient is that of positions
+        elements = rows * (tile.k + columns) if kind == "vjp_weight" else (rows + columns) * tile.k
+        return elements * request.item_size * tile.num_stages > request.target.shared_memory
 
     while is_too_large(tile):
         if tile.num_stages > 2:

@@ -17,25 +17,27 @@ ROWS = 3
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
 
-def _layer(height, width, channels, filters, kernel=(3, 3), stride=(1, 1), padding=(1, 1), pool=(1, 1)):
-    return ConvLayer(height, width, channels, filters, kernel, stride, padding, pool)
+def _layer(
+    height, width, channels, filters, kernel=(3, 3), stride=(1, 1), padding=(1, 1), pool=(1, 1), border=None
+):
+    return ConvLayer(height, width, channels, filters, kernel, stride, padding, pool, border)
 
 
 #: name: layer, images, kind. Kinds as in `networks.Case`.
 ODD = {
     "one-channel": (_layer(6, 6, 1, 1, pool=(2, 2)), 3, "random"),
-    "three-channels": (_layer(7, 5, 3, 5, pool=(2, 2)), 2, "random"),
-    "stride-2": (_layer(9, 8, 3, 5, stride=(2, 2), pool=(2, 2)), 2, "random"),
+    "three-channels": (_layer(7, 5, 3, 5, pool=(2, 2), border=(1, 1)), 2, "random"),
+    "stride-2": (_layer(9, 8, 3, 5, stride=(2, 2), pool=(2, 2), border=(2, 0)), 2, "random"),
     "stride-over-kernel": (_layer(10, 9, 2, 3, (2, 2), (3, 3), (0, 0)), 2, "random"),
     "stride-no-pooling": (_layer(6, 7, 16, 5, stride=(2, 1)), 2, "random"),
     "filter-5-no-padding": (_layer(9, 9, 2, 4, (5, 5), padding=(0, 0), pool=(2, 2)), 2, "random"),
-    "pool-3-remainder": (_layer(8, 11, 2, 5, pool=(3, 3)), 2, "random"),
-    "rectangular": (_layer(7, 8, 3, 6, (3, 2), (1, 2), (0, 1), (2, 1)), 2, "random"),
+    "pool-3-remainder": (_layer(8, 11, 2, 5, pool=(3, 3), border=(1, 2)), 2, "random"),
+    "rectangular": (_layer(7, 8, 3, 6, (3, 2), (1, 2), (0, 1), (2, 1), (0, 3)), 2, "random"),
     "wide-padding": (_layer(4, 4, 1, 2, (2, 2), padding=(3, 2)), 2, "random"),
     "one-image": (_layer(5, 5, 16, 16, pool=(2, 2)), 1, "random"),
     "one-pixel": (_layer(1, 1, 2, 3), 5, "random"),
-    "many-small-images": (_layer(3, 3, 2, 3, pool=(2, 2)), 70, "random"),
-    "channels-48": (_layer(4, 5, 48, 20, pool=(2, 2)), 2, "random"),
+    "many-small-images": (_layer(3, 3, 2, 3, pool=(2, 2), border=(1, 1)), 70, "random"),
+    "channels-48": (_layer(4, 5, 48, 20, pool=(2, 2), border=(0, 0)), 2, "random"),
     "channels-40": (_layer(4, 4, 40, 33), 1, "random"),
     "channels-over-a-block": (_layer(3, 2, 130, 140, (1, 2), padding=(0, 0), pool=(2, 1)), 1, "random"),
     "ties-everywhere": (_layer(7, 7, 2, 4, (2, 2), padding=(0, 0), pool=(2, 2)), 2, "ones"),

@@ -70,13 +70,13 @@ def test_launches_are_complete_and_fit(kernels):
         assert launch.options == {"enable_fp_fusion": True}
         for name, size in launch.constexprs.items():
             assert not name.startswith("BLOCK") or (size & (size - 1) == 0 and size > 0)
-        assert launch.flops > 0 and launch.bytes_read > 0 and launch.bytes_unfused >= 0
+        assert launch.flops >= 0 and launch.bytes_read > 0 and launch.bytes_unfused >= 0
 
 
 def test_tiles_fit_shared_memory(kernels):
     from hfcnn.kernels.tiles import tile_for
 
-    consumer = kernels.Target("sm_120", "cuda", 120, 101_376, 32)
+    consumer = kernels.Target("sm_120", "cuda", 120, 101_376, 32, 170)
     for target in (consumer, *kernels.TARGETS.values()):
         for kind in ("forward", "vjp_input", "vjp_weight"):
             for dtype, size in (("fp32", 4), ("fp64", 8)):
@@ -89,31 +89,32 @@ def test_tiles_fit_shared_memory(kernels):
 
 def test_precision_that_a_target_lacks_is_ieee(kernels):
     layer = LAYERS[1]
-    old = kernels.Target("sm_75", "cuda", 75, 65_536, 32)
+    old = kernels.Target("sm_75", "cuda", 75, 65_536, 32, 72)
     for target, precision, expected in (
         (old, "tf32", "ieee"),
         (kernels.TARGETS["gfx942"], "tf32", "tf32"),
         (kernels.TARGETS["gfx942"], "tf32x3", "ieee"),
-        (kernels.Target("gfx90a", "hip", "gfx90a", 65_536, 64), "tf32", "ieee"),
+        (kernels.Target("gfx90a", "hip", "gfx90a", 65_536, 64, 104), "tf32", "ieee"),
         (kernels.TARGETS["sm_90"], "tf32x3", "tf32x3"),
     ):
-        (launch,) = kernels.launches("conv_forward", layer, 4, precision=precision, target=target)
+        *_, launch = kernels.launches("conv_forward", layer, 4, precision=precision, target=target)
         assert launch.constexprs["PRECISION"] == expected
 
 
 def test_counts(kernels):
     layer = ConvLayer(4, 4, 3, 5, (3, 3), (1, 1), (1, 1), (2, 2))
     target = kernels.TARGETS["sm_90"]
-    (forward,) = kernels.launches("conv_forward", layer, 2, target=target)
+    *_, forward = kernels.launches("conv_forward", layer, 2, target=target)
     assert forward.flops == 2 * 2 * 16 * 5 * 27
     assert forward.bytes_read == 4 * (2 * 48 + 135 + 5)
     assert forward.bytes_written == 5 * 2 * 20
-    (jvp,) = kernels.launches("conv_jvp", layer, 2, target=target)
-    (first,) = kernels.launches("conv_jvp", layer, 2, target=target, is_first=True)
+    *_, jvp = kernels.launches("conv_jvp", layer, 2, target=target)
+    *_, first = kernels.launches("conv_jvp", layer, 2, target=target, is_first=True)
     assert jvp.flops == 2 * first.flops == 2 * forward.flops
     for op in set(kernels.OPS) - {"cg_update"}:
         total = kernels.launches(op, layer, 64, target=target)
         assert sum(x.bytes_unfused for x in total) > total[0].bytes_read
+        assert sum(x.flops for x in total) > 0
 
 
 @pytest.mark.parametrize(
