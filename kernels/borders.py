@@ -8,7 +8,7 @@ is given one with the border it wants reads that array. Whatever else it is give
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,7 +22,10 @@ __all__ = ["Bordered", "border_images", "empty_output"]
 
 
 class Bordered(Tensor):
-    """The images in the middle of `whole`, which is zero around them. Anything computed of it is plain."""
+    """The images in the middle of `whole`, which is zero around them.
+
+    It stays one where images are taken from it, and as a view of its own shape; all else made of it is plain.
+    """
 
     whole: Tensor
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
@@ -34,6 +37,19 @@ class Bordered(Tensor):
         middle = whole[:, rows : rows + shape[1], columns : columns + shape[2], : shape[3]]
         result = middle.as_subclass(cls)
         result.whole = whole
+        return result
+
+    def view(self, *shape: Any) -> Tensor:
+        """View as another shape; itself, where that is its own."""
+        wanted = shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape
+        return self if wanted == tuple(self.shape) else super().view(*shape)
+
+    def __getitem__(self, index: Any) -> Tensor:
+        """Index; a slice of the images keeps their border."""
+        if isinstance(index, slice):
+            whole = self.whole[index]
+            return Bordered.within(whole, (len(whole), *self.shape[1:]))
+        result: Tensor = super().__getitem__(index)
         return result
 
 

@@ -66,6 +66,15 @@ def test_layers_hand_each_other_what_they_want(kernels, check):
     check("two layers", out, expected.double(), torch.float32)
 
 
+def test_images_of_a_batch_keep_their_border(odd, kernels):
+    p = odd("many-small-images")
+    z_next, _ = kernels.conv_forward(p.z, p.w, p.b, p.layer)
+    some = z_next.view(70, *p.layer.output_shape)[3:9]
+    assert tuple(some.whole.shape) == (6, 3, 3, 4) and not outside(some).any()
+    assert torch.equal(some, z_next.contiguous()[3:9])
+    assert not hasattr(z_next[0], "whole") and not hasattr(z_next.view(70, 1, *p.layer.output_shape), "whole")
+
+
 def test_a_border_of_another_size_is_copied(odd, kernels):
     p = odd("channels-48")
     expected = kernels.conv_value(p.z, p.w, p.b, p.layer)
