@@ -21,16 +21,13 @@ from torch import Tensor
 from .checks import check_cotangent, check_selection, check_tensors
 from .device import multiply, tile_of
 from .launch import Launch, Request, plan, planner
-from .shapes import ceil_divide, filled, traffic
+from .shapes import BLOCK_E, ceil_divide, filled, traffic
 from .tiles import accumulator, arithmetic, tile_for
 
 if TYPE_CHECKING:
     from hfcnn.network import ConvLayer
 
 __all__ = ["conv_vjp_input"]
-
-#: Elements that a program transposes.
-BLOCK_E = 1024
 
 
 @triton.jit

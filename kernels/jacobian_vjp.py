@@ -19,16 +19,13 @@ from torch import Tensor
 from .checks import check_images, check_rows, check_selection, check_tensors
 from .conv_vjp_weight import conv_vjp_weight
 from .launch import Launch, Request, launches, plan, planner
-from .shapes import ceil_divide, power_of_two, traffic
+from .shapes import BLOCK_E, ceil_divide, power_of_two, traffic
 from .tiles import accumulator
 
 if TYPE_CHECKING:
     from hfcnn.network import ConvLayer
 
 __all__ = ["jacobian_vjp"]
-
-#: Elements of g that a program forms.
-BLOCK_E = 1024
 
 
 @triton.jit

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from hfcnn.network import ConvLayer
 
 __all__ = [
+    "BLOCK_E",
     "Patch",
     "Traffic",
     "ceil_divide",
@@ -22,6 +23,8 @@ __all__ = [
     "traffic",
 ]
 
+#: Elements of a program that takes each by itself.
+BLOCK_E = 1024
 #: Channels are stored in multiples of this: 16 bytes of float32.
 CHANNELS = 4
 

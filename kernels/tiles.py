@@ -75,7 +75,7 @@ _TABLE = {
     ("vjp_input", "gfx942", "tf32"): Tile(64, 64, 32, 4, 2),
     ("vjp_input", "gfx942", "ieee"): Tile(64, 64, 16, 4, 2),
     ("vjp_weight", "sm_80", "tf32"): Tile(16, 64, 64, 8, 3),
-    ("vjp_weight", "sm_80", "tf32x3"): Tile(16, 64, 64, 8, 2),
+    ("vjp_weight", "sm_80", "tf32x3"): Tile(32, 64, 64, 8, 2, 1),
     ("vjp_weight", "sm_80", "ieee"): Tile(16, 32, 64, 4, 2),
     ("vjp_weight", "sm_90", "tf32"): Tile(16, 64, 128, 4, 3),
     ("vjp_weight", "sm_90", "tf32x3"): Tile(16, 64, 64, 4, 2),

@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .launch import ITEM_SIZES, Launch, Request
-from .shapes import Patch, ceil_divide, filled, patch_of, power_of_two
+from .shapes import BLOCK_E, Patch, ceil_divide, filled, patch_of, power_of_two
 from .tiles import is_joint
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["n_partial", "pack_weight", "plan_pack", "plan_sum_gradient"]
 
-#: Elements that a program packs.
-BLOCK_E = 1024
 #: Elements that a program sums: enough programs for a small weight, and whole cache lines.
 BLOCK_S = 128
 
