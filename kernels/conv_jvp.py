@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .borders import border_images, empty_output
 from .checks import check_images, check_selection, check_tensors
-from .device import first_taps, pick, store_output, tile_of, windows_of
+from .device import add_coded, first_taps, store_output, tile_of, windows_of
 from .launch import Launch, Request, plan, planner
 from .shapes import ceil_divide, geometry, output_geometry, traffic
 from .tiles import accumulator, arithmetic, is_joint, tile_for
@@ -103,7 +103,7 @@ def _conv_jvp_kernel(
             ACC,
             PRECISION,
         )
-        out = pick(out, each, first, b_code, AT_ONCE)
+        out = add_coded(out, each, first, b_code, AT_ONCE)
     b_v = tl.load(v_bias + tl.minimum(o_o, O - 1))
     out = tl.where(b_code == 255, 0.0, out + b_v[None, :])
     store_output(

@@ -167,7 +167,7 @@ def windows_of(
 
 
 @triton.jit
-def pick(out, each, first, b_code, AT_ONCE: tl.constexpr):
+def add_coded(out, each, first, b_code, AT_ONCE: tl.constexpr):
     """Add what the code picks of the window positions from `first` on, each [A, BP, BO], to out [BP, BO]."""
     is_taken = b_code[None, :, :] == first + tl.arange(0, AT_ONCE)[:, None, None]
     return out + tl.sum(tl.where(is_taken, each, 0.0), axis=0)

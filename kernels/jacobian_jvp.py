@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .borders import border_images
 from .checks import check_images, check_rows, check_selection, check_tensors
-from .device import first_taps, pick, tile_of, windows_of
+from .device import add_coded, first_taps, tile_of, windows_of
 from .launch import ITEM_SIZES, Launch, Request, plan, planner
 from .partials import plan_sum_rows
 from .shapes import ceil_divide, geometry, traffic
@@ -99,7 +99,7 @@ def _jacobian_jvp_kernel(
             ACC,
             PRECISION,
         )
-        y = pick(y, each, first, b_code, AT_ONCE)
+        y = add_coded(y, each, first, b_code, AT_ONCE)
     b_v = tl.load(v_bias + tl.minimum(o_o, O - 1))
     y = tl.where(b_code == 255, 0.0, y + b_v[None, :])
 
