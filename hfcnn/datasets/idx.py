@@ -11,21 +11,35 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hfcnn.datasets.files import DatasetError, Parts, Shape, first_existing, no_part, one_set, open_plain
+from hfcnn.datasets.files import (
+    Budget,
+    DatasetError,
+    Parts,
+    Wanted,
+    first_existing,
+    no_part,
+    one_set,
+    open_plain,
+    read_up_to,
+)
 
 __all__ = ["read_idx"]
 
 
-def read_idx(path: Path, split: str, image_shape: Shape | None) -> Parts:
+def read_idx(path: Path, wanted: Wanted) -> Parts:
     """IDX images and labels, from a folder or from an images file with its labels file beside it."""
     if path.is_dir():
-        prefix = "train" if split == "train" else "t10k"
-        names = [f"{prefix}-images{dot}idx3-ubyte{gz}" for gz, dot in product(("", ".gz"), "-.")]
-        images = first_existing(path, names)
+        prefix = "train" if wanted.split == "train" else "t10k"
+        images = first_existing(path, _names(f"{prefix}-", "images", 3))
         if images is None:
-            no_part(path, split, f"{names[0]} (or with .gz)")
+            left = first_existing(path, _names(f"{prefix}-", "labels", 1))
+            if left is not None:
+                raise FileNotFoundError(
+                    f"{left}: no images file beside it; expected {prefix}-images-idx3-ubyte"
+                )
+            no_part(path, wanted.split, f"{prefix}-images-idx3-ubyte (or with .gz)")
     else:
-        one_set(path, split)
+        one_set(path, wanted.split)
         images = path
     match = re.fullmatch(r"(.*)images[-.]idx3-ubyte(?:\.gz)?", images.name)
     if match is None:
@@ -33,28 +47,36 @@ def read_idx(path: Path, split: str, image_shape: Shape | None) -> Parts:
             f"{images}: an IDX file whose labels cannot be found by its name; expected the images file, "
             "named like train-images-idx3-ubyte, with train-labels-idx1-ubyte beside it"
         )
-    names = [f"{match[1]}labels{dot}idx1-ubyte{gz}" for gz, dot in product(("", ".gz"), "-.")]
+    names = _names(match[1], "labels", 1)
     labels = first_existing(images.parent, names)
     if labels is None:
         raise FileNotFoundError(f"{images}: no labels file beside it; expected {names[0]} (or with .gz)")
-    return _idx_array(images, "images", 3), _idx_array(labels, "labels", 1)
+    return _idx_array(images, "images", 3, wanted.budget), _idx_array(labels, "labels", 1, wanted.budget)
 
 
-def _idx_array(path: Path, what: str, n_dims: int) -> NDArray[np.uint8]:
-    with open_plain(path) as file:
-        data = file.read()
+def _names(prefix: str, what: str, n_dims: int) -> list[str]:
+    return [f"{prefix}{what}{dot}idx{n_dims}-ubyte{gz}" for gz, dot in product(("", ".gz"), "-.")]
+
+
+def _idx_array(path: Path, what: str, n_dims: int, budget: Budget) -> NDArray[np.uint8]:
     magic, header = bytes((0, 0, 8, n_dims)), 4 + 4 * n_dims
-    if data[:4] != magic:
+    with open_plain(path, budget) as file:
+        start = file.read(header)
+        if start[:4] != magic:
+            raise DatasetError(
+                f"{path}: starts with {start[:4].hex() or 'nothing'}; expected {magic.hex()}, IDX {what} of "
+                f"unsigned bytes in {n_dims} dimension{'s' * (n_dims > 1)}"
+            )
+        if len(start) < header:
+            raise DatasetError(f"{path}: truncated, {len(start)} bytes; expected a header of {header} bytes")
+        shape = struct.unpack(f">{n_dims}I", start[4:])
+        size = math.prod(shape)
+        dims = " x ".join(map(str, shape))
+        budget.take(size, f"{path}, {dims} {what}")
+        data, more = read_up_to(file, size), len(file.read(1))
+    if more or len(data) < size:
         raise DatasetError(
-            f"{path}: starts with {data[:4].hex() or 'nothing'}; expected {magic.hex()}, IDX {what} of "
-            f"unsigned bytes in {n_dims} dimension{'s' * (n_dims > 1)}"
+            f"{path}: {len(data) + more} bytes of {what} after the header{' or more' * more}; expected "
+            f"{dims} = {size}"
         )
-    if len(data) < header:
-        raise DatasetError(f"{path}: truncated, {len(data)} bytes; expected a header of {header} bytes")
-    shape = struct.unpack(f">{n_dims}I", data[4:header])
-    if len(data) - header != math.prod(shape):
-        raise DatasetError(
-            f"{path}: {len(data) - header} bytes of {what} after the header; expected "
-            f"{' x '.join(map(str, shape))} = {math.prod(shape)}"
-        )
-    return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
+    return np.frombuffer(data, np.uint8).reshape(shape)

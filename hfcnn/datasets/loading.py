@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hfcnn.datasets.cifar import CIFAR_BATCH, read_cifar
-from hfcnn.datasets.files import DatasetError, Parts, Shape, open_plain
+from hfcnn.datasets.cifar import CIFAR_BATCH, PICKLE, read_cifar
+from hfcnn.datasets.files import Budget, DatasetError, Parts, Shape, Wanted, default_limit, open_plain
 from hfcnn.datasets.folder import read_image_folder
 from hfcnn.datasets.idx import read_idx
 from hfcnn.datasets.matlab import read_mat
@@ -22,7 +23,7 @@ from hfcnn.datasets.svmlight import read_svmlight
 
 __all__ = ["DatasetError", "load"]
 
-_Reader: TypeAlias = Callable[[Path, str, Shape | None], Parts]
+_Reader: TypeAlias = Callable[[Path, Wanted], Parts]
 
 #: What the first 512 bytes of a file, decompressed, match, and who reads it.
 _FILES: tuple[tuple[bytes, _Reader], ...] = (
@@ -30,7 +31,7 @@ _FILES: tuple[tuple[bytes, _Reader], ...] = (
     (rb"\x00\x00[\x08\x09\x0b-\x0e][\x01-\x04]", read_idx),
     (rb"[\x54\x55]\x4c\x3d\x1e", read_norb),
     (rb"MATLAB [57]\.\d MAT-file", read_mat),
-    (rb"\x80[\x02-\x05]", read_cifar),  # a pickle
+    (PICKLE, read_cifar),
     (rb"(?s:.{257})ustar", read_cifar),
     (rb"(?:\s*#[^\n]*\n)*\s*[-+]?[\d.]+(?:[eE][-+]?\d+)?(?:[ \t]+\d+:[-+\d.]|[ \t]*\r?\n)", read_svmlight),
 )
@@ -51,6 +52,7 @@ def load(
     *,
     split: Literal["train", "test"] = "train",
     image_shape: tuple[int, ...] | None = None,
+    max_bytes: int | None = None,
 ) -> tuple[NDArray[np.uint8], NDArray[Any]]:
     """Load one part of an image data set from a file or a folder.
 
@@ -83,21 +85,29 @@ def load(
         Shape of the images; only LIBSVM and simpleNN files do not say it themselves. None takes a square
         number of features as a gray image and three times a square as a colour image. For other formats
         it is only compared.
+    max_bytes : int, default=None
+        Most bytes that the data set may take once it is decompressed: what is read of its files and made of
+        that; the memory in use at one time is at most a small multiple. A file that asks for more is refused
+        before the memory is taken. None allows 256 MiB, or a hundred times the size of the files on disk if
+        that is more, so that a small file cannot fill the memory.
 
     Returns
     -------
     X : ndarray of shape (n, height, width, channels), uint8
         Images, C-contiguous and writable.
     y : ndarray of shape (n,), int64 or str
-        Labels as they are in the file, not renumbered.
+        Labels as they are in the file, not renumbered; text in Unicode's form NFC.
 
     Raises
     ------
     DatasetError
-        If a file is damaged, of no known format, or lacks the split. A `ValueError` that names the file,
-        what is wrong, and what was expected.
+        If a file is damaged, of no known format, needs more than `max_bytes`, or lacks the split (then a
+        `MissingPartError`, which a damaged part never is). A `ValueError` that names the file, what is wrong,
+        and what was expected.
     FileNotFoundError
         If the path, or a labels file that belongs to it, is not there.
+    PermissionError
+        If a file may not be read.
     ImportError
         If pillow is needed and missing.
 
@@ -119,37 +129,44 @@ def load(
     if split not in ("train", "test"):
         raise DatasetError(f"{path}: split must be 'train' or 'test'; got {split!r}")
     shape = _check_image_shape(image_shape)
+    if max_bytes is not None and (not isinstance(max_bytes, int | np.integer) or max_bytes < 1):
+        raise DatasetError(f"max_bytes={max_bytes!r}: expected a positive number of bytes")
     if not path.exists():
         raise FileNotFoundError(
             f"{path}: no such file or folder; expected {_EXPECTED}, or a folder of images"
         )
+    wanted = Wanted(split, shape, Budget(default_limit(path) if max_bytes is None else int(max_bytes)))
     try:
-        X, y = _find_reader(path)(path, split, shape)
-    except (DatasetError, FileNotFoundError, PermissionError, ImportError, MemoryError):
+        X, y = _find_reader(path, wanted.budget)(path, wanted)
+        return _checked(X, y, shape, path)
+    except (DatasetError, FileNotFoundError, PermissionError, ImportError):
         raise
+    except MemoryError as error:
+        raise DatasetError(
+            f"{path}: needs more memory than there is; max_bytes sets a lower limit"
+        ) from error
     except Exception as error:  # a damaged file leads decoders into almost any exception
         raise DatasetError(f"{path}: damaged ({error}); expected {_EXPECTED}") from error
-    return _checked(X, y, shape, path)
 
 
-def _find_reader(path: Path) -> _Reader:
+def _find_reader(path: Path, budget: Budget) -> _Reader:
     if path.is_dir():
         entries = sorted(path.iterdir())
         for pattern, reader in _FOLDERS:
-            if any(re.fullmatch(pattern, entry.name) for entry in entries if entry.is_file()):
+            if any(re.fullmatch(pattern, entry.name) for entry in entries if not entry.is_dir()):
                 return reader
         if any(entry.is_dir() for entry in entries):
             return read_image_folder
         raise DatasetError(
             f"{path}: no data set in this folder; expected the files of {_EXPECTED}, or images"
         )
-    with open_plain(path) as file:
+    with open_plain(path, budget) as file:
         head = file.read(512)
         for magic, reader in _FILES:
             if re.match(magic, head):
                 return reader
         # binary CIFAR has no magic number: its length and the labels below 10 or 100 must do
-        size = len(head) + len(file.read())
+        size = len(head) + sum(map(len, iter(lambda: file.read(1 << 16), b"")))
     if path.name.endswith((".bin", ".bin.gz")) or size and 0 in (size % 3073, size % 3074):
         return read_cifar
     raise DatasetError(
@@ -160,7 +177,8 @@ def _find_reader(path: Path) -> _Reader:
 def _check_image_shape(image_shape: tuple[int, ...] | None) -> Shape | None:
     if image_shape is None:
         return None
-    sizes = tuple(image_shape) if len(image_shape) == 3 else (*image_shape, 1)
+    sizes = tuple(image_shape) if isinstance(image_shape, Iterable) else ()
+    sizes = sizes if len(sizes) == 3 else (*sizes, 1)
     if len(sizes) != 3 or not all(isinstance(size, int | np.integer) and size > 0 for size in sizes):
         raise DatasetError(
             f"image_shape={image_shape!r}: expected positive (height, width) or (height, width, channels)"
@@ -186,7 +204,9 @@ def _checked(X: NDArray[Any], y: NDArray[Any], image_shape: Shape | None, path: 
             raise DatasetError(f"{path}: labels that are not integers; expected class labels")
         y = y.astype(np.int64)
     elif y.dtype.kind in "SU":
-        y = y.astype(str)
+        # the same text may be written in two ways, such as an accent apart, by other systems
+        texts, indices = np.unique(y.astype(str), return_inverse=True)
+        y = np.array([unicodedata.normalize("NFC", text) for text in texts])[indices]
     else:
         raise DatasetError(f"{path}: labels of type {y.dtype}; expected integers or text")
     return np.require(X, np.uint8, ["C", "W"]), y

@@ -1,45 +1,100 @@
-"""Arrays in numpy"s npz archives."""
+"""Arrays in the npz archives of numpy."""
 
 from __future__ import annotations
 
+import io
+import math
+import zipfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
+from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from hfcnn.datasets.files import DatasetError, Parts, Shape, one_set, open_plain
+from hfcnn.datasets.files import (
+    Budget,
+    DatasetError,
+    MissingPartError,
+    Parts,
+    Wanted,
+    one_set,
+    open_plain,
+    read_exactly,
+    read_plain,
+)
+from hfcnn.datasets.pickles import text_array
 from hfcnn.datasets.pixels import to_uint8
 
 __all__ = ["read_npz"]
 
 
-def read_npz(path: Path, split: str, image_shape: Shape | None) -> Parts:
+def read_npz(path: Path, wanted: Wanted) -> Parts:
     """Arrays X_train, y_train, X_test, y_test, or X, y, or the difference-coded D_train, D_test."""
-    with open_plain(path) as file, np.load(file, allow_pickle=False) as arrays:
-        keys = {key.lower(): key for key in arrays.files}
-        if f"d_{split}" in keys and f"y_{split}" in keys:
-            return _decode_differences(arrays[keys[f"d_{split}"]], path), arrays[keys[f"y_{split}"]]
-        if f"x_{split}" in keys and f"y_{split}" in keys:
-            images, labels = keys[f"x_{split}"], keys[f"y_{split}"]
-        elif "x" in keys and "y" in keys:
-            one_set(path, split)
-            images, labels = keys["x"], keys["y"]
+    budget, split = wanted.budget, wanted.split
+    with open_plain(path, budget) as file:
+        seekable: IO[bytes] = file if file.seekable() else io.BytesIO(read_plain(path, budget))
+        with zipfile.ZipFile(seekable) as archive:
+            keys = {name.lower().removesuffix(".npy"): name for name in archive.namelist()}
+            images, labels = _names(keys, split, path)
+            X = _array(archive, keys[images], path, budget)
+            y = _array(archive, keys[labels], path, budget)
+    if images.startswith("d_"):
+        return _decode_differences(X, path, budget), y
+    return to_uint8(X, path, budget), y
+
+
+def _names(keys: dict[str, str], split: str, path: Path) -> tuple[str, str]:
+    """Choose the arrays of images and labels."""
+    pairs = [(f"d_{split}", f"y_{split}"), (f"x_{split}", f"y_{split}"), ("x", "y")]
+    for pair in pairs:
+        if keys.keys() >= {*pair}:
+            if pair == ("x", "y"):
+                one_set(path, split)
+            return pair
+    has_half = any(keys.keys() & {*pair} for pair in pairs)
+    raise (DatasetError if has_half else MissingPartError)(
+        f"{path}: no {split} part among its arrays {', '.join(sorted(keys)[:20]) or '(none)'}; "
+        f"expected X_{split} (or D_{split}) and y_{split}, or X and y"
+    )
+
+
+def _array(archive: zipfile.ZipFile, name: str, path: Path, budget: Budget) -> NDArray[Any]:
+    """Read an array as `numpy.load` does, once its header fits what the archive holds and the budget."""
+    source, info = f"{path}, array {name.removesuffix('.npy')}", archive.getinfo(name)
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise DatasetError(
+            f"{source}: compressed by method {info.compress_type}; expected stored or deflated"
+        )
+    with archive.open(info) as member:
+        version = npy.read_magic(member)
+        if version == (1, 0):
+            shape, is_fortran, dtype = npy.read_array_header_1_0(member)
         else:
+            shape, is_fortran, dtype = npy.read_array_header_2_0(member)
+        size = info.file_size - member.tell()
+        if dtype.kind == "O":
+            budget.take(size, source)
+            return text_array(read_exactly(member, size, source), source).reshape(shape)
+        if dtype.kind not in "biufcSU" or dtype.subdtype is not None:
+            raise DatasetError(f"{source}: of type {dtype}; expected numbers or text")
+        if min(shape, default=0) < 0 or size != dtype.itemsize * math.prod(shape):
             raise DatasetError(
-                f"{path}: no {split} part among its arrays {', '.join(arrays.files) or '(none)'}; "
-                f"expected X_{split} (or D_{split}) and y_{split}, or X and y"
+                f"{source}: {size} bytes of numbers; expected those of shape {shape} and type {dtype}"
             )
-        return to_uint8(arrays[images], path), arrays[labels]
+        budget.take(size, source)
+        numbers = np.frombuffer(read_exactly(member, size, source), dtype) if size else np.empty(0, dtype)
+    return numbers.reshape(shape, order="F" if is_fortran else "C")
 
 
-def _decode_differences(differences: NDArray[Any], path: Path) -> NDArray[np.uint8]:
+def _decode_differences(differences: NDArray[Any], path: Path, budget: Budget) -> NDArray[np.uint8]:
     """Undo the coding: red and blue minus green, then differences down and across, all modulo 256."""
     if differences.ndim != 4 or differences.shape[1] != 3 or differences.dtype != np.uint8:
         raise DatasetError(
             f"{path}: differences are {differences.dtype} of shape {differences.shape}; expected uint8 "
             "of shape (n, 3, height, width)"
         )
+    budget.take(differences.nbytes, path)
     n, channels, height, width = differences.shape
     images = np.empty((n, height, width, channels), np.uint8)
     for start in range(0, n, 2000):

@@ -9,16 +9,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hfcnn.datasets.files import DatasetError, Shape
+from hfcnn.datasets.files import Budget, DatasetError, Wanted
 
 __all__ = ["rows_to_images", "to_uint8"]
 
 
-def rows_to_images(rows: Any, image_shape: Shape | None, path: Path) -> NDArray[np.uint8]:
-    """Images (n, height, width, channels) of dense or sparse rows that hold one channel after another."""
+def rows_to_images(rows: Any, n_labels: int, path: Path, wanted: Wanted) -> NDArray[np.uint8]:
+    """Images (n, height, width, channels) of dense or sparse rows that hold one channel after another.
+
+    Raises
+    ------
+    DatasetError
+        If there are not as many rows as labels, they do not fit the shape of the images, or these would
+        take more than the budget.
+    """
     from scipy.sparse import csr_array, issparse
 
     n, n_features = rows.shape
+    image_shape, budget = wanted.image_shape, wanted.budget
+    if n != n_labels:
+        raise DatasetError(f"{path}: labels of shape ({n_labels},); expected one for each of {n} images")
     if image_shape is None:
         for channels in (1, 3):
             side = math.isqrt(n_features // channels)
@@ -32,20 +42,22 @@ def rows_to_images(rows: Any, image_shape: Shape | None, path: Path) -> NDArray[
             "all images may be missing at the end)"
         )
     height, width, channels = image_shape
+    budget.take(n * math.prod(image_shape), f"{path}, {n} images of shape {image_shape}")
     if issparse(rows):
         rows = csr_array(rows)
-        data = to_uint8(rows.data, path)
+        data = to_uint8(rows.data, path, budget)
         flat = csr_array((data, rows.indices, rows.indptr), shape=(n, math.prod(image_shape))).toarray()
     else:
         flat = np.zeros((n, math.prod(image_shape)), np.uint8)
-        flat[:, :n_features] = to_uint8(rows, path)
+        flat[:, :n_features] = to_uint8(rows, path, budget)
     return np.ascontiguousarray(flat.reshape(n, channels, height, width).transpose(0, 2, 3, 1))
 
 
-def to_uint8(values: NDArray[Any], path: Path) -> NDArray[np.uint8]:
+def to_uint8(values: NDArray[Any], path: Path, budget: Budget) -> NDArray[np.uint8]:
     """Pixels of any type as uint8: integers in 0..255 as they are, multiples of 1/255 times 255."""
     if values.dtype == np.uint8:
         return values
+    budget.take(values.size, path)
     result = np.empty(values.shape, np.uint8)
     if values.dtype.kind in "biuf":
         # six printed digits of k/255 are within 2e-4 of k after the multiplication

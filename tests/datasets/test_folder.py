@@ -22,7 +22,6 @@ def test_image_folder(tmp_path, shape):
     y = np.array(["cat", "cat", "dog", "dog", "dog", "emu"])
     write_images(tmp_path / "one", X, y)
     (tmp_path / "one" / "cat" / "notes.txt").write_text("not an image")
-    (tmp_path / "one" / "empty").mkdir()
     expected = X.reshape(6, 6, 5, -1)
     check(load(tmp_path / "one"), expected, y)
     with pytest.raises(DatasetError, match="no test part"):
@@ -66,7 +65,7 @@ def test_image_folder_odd_files(tmp_path):
 
 def test_image_folder_without_images(tmp_path):
     (tmp_path / "a").mkdir()
-    with pytest.raises(DatasetError, match="no images; expected PNG or JPEG"):
+    with pytest.raises(DatasetError, match="a: a class with no images; expected PNG or JPEG"):
         load(tmp_path)
 
 
