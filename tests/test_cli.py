@@ -181,10 +181,14 @@ class TestEvaluate:
         assert [tuple(map(int, row)) for row in counts] == expected
 
     def test_takes_the_part_that_is_asked_for(self, model, digits):
-        assert "of 300 images" in succeed("evaluate", model, digits, "--split", "train")
+        output = succeed("evaluate", model, digits)
+        assert "of 50 images of" in output and output.strip().endswith("(test part)")
+        assert "(training part)" in (trained := succeed("evaluate", model, digits, "--split", "train"))
+        assert "of 300 images" in trained
 
     def test_takes_all_where_there_are_no_parts(self, model, unsplit):
-        assert "of 50 images" in succeed("evaluate", model, unsplit)
+        whole = succeed("evaluate", model, unsplit)
+        assert "of 50 images" in whole and "(training part, there is no other)" in whole
 
     def test_draws_a_confusion_matrix(self, model, digits, tmp_path):
         pytest.importorskip("matplotlib")

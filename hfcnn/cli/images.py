@@ -8,27 +8,31 @@ from typing import Any, cast
 __all__ = ["load_part", "load_scaled", "load_test_part", "load_trained"]
 
 
-def load_part(path: Path, split: str | None, image_shape: tuple[int, ...] | None) -> tuple[Any, Any]:
-    """Load a part of a data set: by default its test part, or all where it has none."""
-    from hfcnn.datasets import DatasetError, load
+def load_part(path: Path, split: str | None, image_shape: tuple[int, ...] | None) -> tuple[Any, Any, str]:
+    """Load a part of a data set, and name it: by default its test part, or all where it has none.
+
+    A test part that is there and damaged is an error; other images never stand in for it.
+    """
+    from hfcnn.datasets import MissingPartError, load
 
     if split is not None:
-        return load(path, split=cast(Any, split), image_shape=image_shape)
+        part = {"train": "training part"}.get(split, f"{split} part")
+        return *load(path, split=cast(Any, split), image_shape=image_shape), part
     try:
-        return load(path, split="test", image_shape=image_shape)
-    except DatasetError:
-        return load(path, image_shape=image_shape)
+        return *load(path, split="test", image_shape=image_shape), "test part"
+    except MissingPartError:
+        return *load(path, image_shape=image_shape), "training part, there is no other"
 
 
 def load_test_part(data: Path, test: Path | None, image_shape: tuple[int, ...]) -> tuple[Any, Any]:
     """Load the images to test on while training: (None, None) if there are none."""
-    from hfcnn.datasets import DatasetError, load
+    from hfcnn.datasets import MissingPartError, load
 
     if test is not None:
-        return load_part(test, None, image_shape)
+        return load_part(test, None, image_shape)[:2]
     try:
         return load(data, split="test", image_shape=image_shape)
-    except (DatasetError, FileNotFoundError):
+    except MissingPartError:
         return None, None
 
 
@@ -44,8 +48,8 @@ def load_trained(path: Path, device: str) -> tuple[Any, Any]:
     return kind.load(path, device=device), load_scaler(path) if SCALER_MEAN in arrays else None
 
 
-def load_scaled(model: Path, data: Path, split: str | None, device: str) -> tuple[Any, Any, Any]:
-    """Load a classifier, and images, scaled for it, with their labels."""
+def load_scaled(model: Path, data: Path, split: str | None, device: str) -> tuple[Any, Any, Any, str]:
+    """Load a classifier, and images, scaled for it, with their labels and the name of the part they are."""
     classifier, scaler = load_trained(model, device)
-    X, y = load_part(data, split, classifier.image_shape_)
-    return classifier, X if scaler is None else scaler.transform(X), y
+    X, y, part = load_part(data, split, classifier.image_shape_)
+    return classifier, X if scaler is None else scaler.transform(X), y, part

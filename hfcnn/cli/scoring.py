@@ -32,7 +32,7 @@ def predict(
 
     if output is not None:
         check_output_path(output, "--output")
-    classifier, X, _ = load_scaled(model, data, split, device)
+    classifier, X, _, _ = load_scaled(model, data, split, device)
     columns = [classifier.predict(X)[:, None]]
     names = ["label"]
     if proba:
@@ -61,7 +61,7 @@ def evaluate(
 
     if confusion is not None:
         check_output_path(confusion, "--confusion")
-    classifier, X, y = load_scaled(model, data, split, device)
+    classifier, X, y, part = load_scaled(model, data, split, device)
     is_right = classifier.predict(X) == y
     table = Table("class", "images", "right", "accuracy")
     for label in sorted(set(y.tolist())):
@@ -69,7 +69,7 @@ def evaluate(
         table.add_row(str(label), str(len(of_class)), str(of_class.sum()), f"{100 * of_class.mean():.2f} %")
     console = Console()
     console.print(table)
-    console.print(f"accuracy {100 * is_right.mean():.2f} % of {len(y)} images", highlight=False)
+    print_line(console, f"accuracy {100 * is_right.mean():.2f} % of {len(y)} images of {data} ({part})")
     if confusion is not None:
         from hfcnn import plots
 

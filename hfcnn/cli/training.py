@@ -97,7 +97,7 @@ def train(
 
     check_output_path(save, "--save")
     layers = parse_network(network)
-    X, y = load_part(data, "train", image_shape)
+    X, y, _ = load_part(data, "train", image_shape)
     X_test, y_test = load_test_part(data, test, X.shape[1:])
     X, y = choose(X, y, train_size, seed)
     scaler = ImageScaler().fit(X)

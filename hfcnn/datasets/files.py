@@ -195,7 +195,10 @@ class _Bounded(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         """Read on."""
-        size: int = self._plain.readinto(buffer)
+        try:
+            size: int = self._plain.readinto(buffer)
+        except Exception as error:
+            raise DatasetError(f"{self._path}: damaged, or not whole ({error})") from error
         self._read += size
         if self._read > self._budget.left:
             self._budget.refuse("decompresses to more than is allowed", self._path)
