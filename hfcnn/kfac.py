@@ -51,7 +51,7 @@ class Factor:
     @property
     def mean_eigenvalue(self) -> float:
         """Trace over the number of rows."""
-        return float(self.blocks.diagonal(dim1=1, dim2=2).sum()) / self.size
+        return max(0.0, float(self.blocks.diagonal(dim1=1, dim2=2).sum())) / self.size
 
     def gram(self, rows: Tensor) -> Tensor:
         """Diagonal blocks of rows^T rows, for rows of shape (M, size)."""
@@ -165,10 +165,14 @@ class KroneckerMetric:
         self._sums = [(a + a_new, g + g_new) for (a, g), (a_new, g_new) in zip(old, new, strict=True)]
         self._weight += float(len(linear.outputs) if weights is None else weights.sum())
 
+    def discard(self) -> None:
+        """Forget the statistics added since the last update."""
+        self._sums, self._weight = [], 0.0
+
     def update(self) -> None:
         """Take the statistics added since the last time up into the running averages."""
         sums, weight = self._sums, self._weight
-        self._sums, self._weight = [], 0.0
+        self.discard()
         if not all(bool(total.isfinite().all()) for pair in sums for total in pair):
             return
         self.n_updates += 1

@@ -87,7 +87,7 @@ class MeasuredStep:
         relaxation : float
             Multiple of slope over curvature.
         trust : float
-            Most of f that alpha^2 p^T (G + mu I) p / 2 may be.
+            Most of f that the model's linear term, and its quadratic term, may be at the step's end.
         halves : bool
             Whether the slope is measured between the gradients of the model's halves.
         """
@@ -113,5 +113,9 @@ class MeasuredStep:
         self.slope += share * (slope / norm - self.slope)
         self.curvature += share * (curvature / norm - self.curvature)
         alpha = relaxation * self.scale * max(0.0, self.slope / self.curvature)
-        steepest = max(curvature, self.curvature * norm)
-        return min(alpha, math.sqrt(2 * trust * model.f / steepest)), direction
+        # f is not negative, so a model that takes more than f off is wrong: of a loss that has saturated, say
+        slope, curvature = max(slope, self.slope * norm), max(curvature, self.curvature * norm)
+        limits = [math.sqrt(2 * trust * model.f / curvature)]
+        if slope > 0:
+            limits.append(trust * model.f / slope)
+        return min(alpha, *limits), direction

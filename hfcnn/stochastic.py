@@ -189,8 +189,11 @@ class _Epoch:
         has_statistics = not is_warm or n_steps % options.statistics_every == 0
         model = self._model(batch, options.statistics_images if has_statistics else 0)
         if not self._is_in_line(model):
+            self.metric.discard()
             self._return()
             return 0.0
+        if has_statistics:
+            self.metric.update()
         self._add_to_average()
         if not is_warm or n_steps % options.inverse_every == 0 or self.steps.needs_metric:
             self.metric.invert(options.damping * self.metric.mean_curvature + 1 / self.objective.C)
@@ -220,8 +223,6 @@ class _Epoch:
             wanted -= n
 
         model = BatchModel(self.objective, self.point, batch, self.options.curvature_images, observe)
-        if n_statistics:
-            self.metric.update()
         self.passes += len(batch) + 0.5 * (n_statistics - wanted) + 0.5 * model.n_curvature
         return model
 

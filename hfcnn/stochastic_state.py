@@ -46,7 +46,7 @@ class StochasticOptions:
     averaging : float
         eta of the returned average: its newest point has weight (eta + 1) / (k + eta) after k points.
     trust : float
-        Most of f that the quadratic term of a step may reach.
+        Most of f that the linear and the quadratic term of a step's model may reach.
     check_images : int
         Most training images on which the averaged parameters are compared between epochs.
     seed : int
@@ -69,7 +69,7 @@ class StochasticOptions:
     relaxation: float = 2.0
     halves: bool = True
     averaging: float = 8.0
-    trust: float = math.inf
+    trust: float = 0.25
     check_images: int = 4096
     seed: int = 0
 
