@@ -38,6 +38,7 @@ ATTRIBUTES = frozenset(
     {
         *("classes_", "image_shape_", "network_", "theta_", "history_", "n_iter_"),
         *("n_features_in_", "feature_names_in_", "damping_", "velocity_", "n_steps_"),
+        *("solver_", "_training"),
     }
 )
 

@@ -58,8 +58,9 @@ def stochastic(
 
     Notes
     -----
-    Ends after `epochs`, after `patience` stalled epochs, or at once where f is not finite at theta0. f never
-    rises from one state to the next.
+    Ends after `epochs`, after `patience` stalled epochs, at once where f is not finite at theta0, and with a
+    state whose f is NaN after an epoch without a step that could be trusted. f never rises from one state to
+    the next.
     """
     options = options or StochasticOptions()
     state = start(objective, theta0, options) if state is None else state
@@ -150,6 +151,8 @@ class _Epoch:
         indices = check_sample(objective, options)
         found = objective.evaluate(self.average, gradient=False, indices=indices)
         self.passes += 0.5 * len(indices)
+        if self.n_returns == len(steps):  # nothing is left that could be trusted
+            return replace(state, iteration=state.iteration + 1, f=math.nan)
         is_better = found.value < state.f
         fall = state.f - found.value if is_better else 0.0
         self.scalars["n_updates"] = self.metric.n_updates

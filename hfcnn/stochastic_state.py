@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
-__all__ = ["StochasticOptions", "StochasticState"]
+__all__ = ["StochasticOptions", "StochasticState", "most_epochs"]
+
+#: Epochs of a large set, and steps of a small one, after which no run of the measurements still gained.
+MOST_EPOCHS, MOST_STEPS = 10, 400
+
+
+def most_epochs(n_images: int) -> int:
+    """Epochs after which to end at the latest: enough for 400 steps, and at least 10.
+
+    Parameters
+    ----------
+    n_images : int
+        Number l of training images.
+    """
+    options = StochasticOptions()
+    steps = max(1, n_images // min(options.batch_size, max(32, n_images // 4)))
+    return max(MOST_EPOCHS, -(-MOST_STEPS // steps))
 
 
 @dataclass(frozen=True)
@@ -106,6 +121,17 @@ class StochasticState:
     sampler : dict
         State of the draws.
     """
+
+    columns: ClassVar[tuple[str, ...]] = (
+        "iteration",
+        "f",
+        "step",
+        "gradient_images",
+        "n_returns",
+        "seconds",
+        "passes",
+        "training_accuracy",
+    )
 
     iteration: int
     theta: Tensor

@@ -1,8 +1,10 @@
 """Every wrong parameter is refused before the first pass over the images, by the name that the user typed."""
 
+from functools import partial
+
 import numpy as np
 import pytest
-from small import BOTH, digits, newton, sgd
+from small import BOTH, digits, kfac, newton, sgd
 
 from hfcnn import Conv, NewtonCNNClassifier
 
@@ -74,6 +76,12 @@ COMMON = [
     ("verbose", "yes", "integer from 0 on"),
 ]
 NEWTON = [
+    ("solver", "lbfgs", '"auto", "newton-cg" or "kfac"'),
+    ("solver", None, '"auto", "newton-cg" or "kfac"'),
+    ("epochs", 0, "integer from 1 on"),
+    ("epochs", "all", "integer from 1 on"),
+    ("epochs", 2.5, "integer from 1 on"),
+    ("epochs", 2, "max_iter=3 is of Newton-CG"),
     ("sampling_rate", 2.0, "share"),
     ("sampling_rate", 0, "share"),
     ("sampling_rate", NAN, "share"),
@@ -110,9 +118,12 @@ SGD = [
     ("sgd_batch_size", 0, "integer from 1 on"),
 ]
 WRONG = [
-    *((make, *case) for make in BOTH for case in COMMON),
+    *((make, *case) for make in BOTH for case in COMMON if make is not kfac or case[0] != "max_iter"),
     *((newton, *case) for case in NEWTON),
     *((sgd, *case) for case in SGD),
+    (kfac, "epochs", 0, "integer from 1 on"),
+    (partial(kfac, solver="newton-cg"), "epochs", 2, "set max_iter instead"),
+    (partial(newton, solver="kfac"), "max_iter", 2, "set epochs instead"),
 ]
 
 
@@ -133,7 +144,9 @@ def unread(tmp_path_factory):
 @pytest.mark.parametrize(
     ("make", "name", "value", "message"),
     WRONG,
-    ids=[f"{make.__name__}-{name}-{str(value)[:20]}" for make, name, value, _ in WRONG],
+    ids=[
+        f"{getattr(make, '__name__', 'partial')}-{name}-{str(value)[:20]}" for make, name, value, _ in WRONG
+    ],
 )
 def test_wrong_values_are_named_before_any_image_is_read(
     make, name, value, message, unread, tmp_path, monkeypatch

@@ -97,7 +97,7 @@ class CNNClassifier(CallbackSupportMixin, PlannedCNN):  # type: ignore[misc]
 
     @with_threads
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
-        """Make one iteration on the given images: of Algorithm 1, or an epoch of Algorithm 2.
+        """Make one iteration on the given images: of Newton-CG, or an epoch of the stochastic solvers.
 
         Parameters
         ----------
@@ -174,7 +174,7 @@ class CNNClassifier(CallbackSupportMixin, PlannedCNN):  # type: ignore[misc]
             known = {name: value for name, value in vars(draft).items() if name in ATTRIBUTES}
             return known | {"theta_": _to_numpy(run.theta)}
 
-        return [ScikitCallbacks(self, self.max_iter, data, fitted)]
+        return [ScikitCallbacks(self, self._most_iterations(), data, fitted)]
 
     def _progress(self, objective: Objective, solver: Solver[Any]) -> list[Monitor]:
         return [Progress(self._title(objective, solver), solver.last)] if self.verbose else []

@@ -39,6 +39,7 @@ FREE_PARAMETERS = frozenset(
         "checkpoint",
         "checkpoint_every",
         "device",
+        "epochs",
         "max_iter",
         "memory",
         "n_jobs",
@@ -162,7 +163,7 @@ def state_fields(state: Any) -> dict[str, Any]:
     """Fields of a state, tensors as arrays."""
     values = {field.name: getattr(state, field.name) for field in fields(state)}
     return {
-        name: value.cpu().numpy() if isinstance(value, torch.Tensor) else value
+        name: value.detach().cpu().numpy().copy() if isinstance(value, torch.Tensor) else value
         for name, value in values.items()
     }
 

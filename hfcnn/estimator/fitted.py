@@ -14,7 +14,7 @@ from hfcnn.backend import Backend, get_backend
 from hfcnn.estimator.images import ImageShape, assert_images_finite, view_images
 from hfcnn.estimator.labels import Array
 from hfcnn.estimator.threads import with_threads
-from hfcnn.loss import get_loss
+from hfcnn.loss import Loss, get_loss
 from hfcnn.network import Network
 from hfcnn.objective import outputs
 from hfcnn.onnx_export import onnx_model
@@ -98,7 +98,7 @@ class FittedCNN(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             In the order of `classes_`.
         """
         z = torch.from_numpy(self._outputs(X))
-        probabilities: Array = get_loss(self.loss).probabilities(z).numpy()
+        probabilities: Array = self._loss_function().probabilities(z).numpy()
         return probabilities
 
     def history_frame(self) -> Any:
@@ -180,13 +180,17 @@ class FittedCNN(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             If the scaler was fitted on images of another size.
         """
         module, labels = self.to_torch(), self.classes_.tolist()
-        model = onnx_model(module, self.image_shape_, labels, self.loss, scaler)
+        model = onnx_model(module, self.image_shape_, labels, self._loss_function().name, scaler)
         Path(path).write_bytes(model.SerializeToString())
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True  # and four, for which there is no tag
         return tags
+
+    def _loss_function(self) -> Loss:
+        """Return the loss that is, or was, minimised."""
+        return get_loss(self.loss)
 
     @with_threads
     def _outputs(self, X: Any) -> Array:

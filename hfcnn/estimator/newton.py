@@ -1,59 +1,71 @@
-"""`NewtonCNNClassifier`: Algorithm 1 as a scikit-learn classifier."""
+"""`NewtonCNNClassifier`: Gauss-Newton methods as a scikit-learn classifier."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any, ClassVar
-
-from torch import Tensor
 
 from hfcnn.cuda_graph import graph_capture
 from hfcnn.estimator.base import CNNClassifier
+from hfcnn.estimator.kfac import KFAC
+from hfcnn.estimator.labels import Array
+from hfcnn.estimator.newton_cg import DEFAULT_ITERATIONS, NewtonCG
 from hfcnn.estimator.parameters import (
     COMMON,
     Check,
     choice,
     count,
     integer,
+    loss_or_auto,
     not_negative,
     positive,
     sampling_rate,
 )
-from hfcnn.estimator.solvers import Solver, newest
-from hfcnn.newton import NewtonOptions, NewtonState, newton, start
+from hfcnn.estimator.solvers import Solver
+from hfcnn.loss import Loss, get_loss
 from hfcnn.objective import Objective
-from hfcnn.sampling import SAMPLINGS, subsample_size
+from hfcnn.sampling import SAMPLINGS
 
-__all__ = ["NewtonCG", "NewtonCNNClassifier"]
+__all__ = ["NewtonCNNClassifier"]
 
 
 class NewtonCNNClassifier(CNNClassifier):
-    """A convolutional network trained by the subsampled Gauss-Newton method, Algorithm 1.
+    """A convolutional network trained by Gauss-Newton methods: there is no learning rate to tune.
 
-    There is no learning rate, and the objective never rises. Defaults are those of Section
-    6.2. Wang, Tan & Lin (2020), "Newton methods for convolutional neural networks".
+    By default steps are stochastic, on small batches in a Kronecker-factored metric, which is the fastest way
+    to any accuracy. ``solver="newton-cg"`` is the subsampled Newton method of Wang, Tan & Lin (2020), "Newton
+    methods for convolutional neural networks", Algorithm 1 with the defaults of its Section 6.2. With both
+    the objective never rises from one iteration to the next.
 
     Parameters
     ----------
     network : {"cnn3", "cnn5"} or list of Conv and Dense, default="cnn3"
         The layers, without the linear output layer. The presets are those of Table 4; on images too small
         for them their pooling windows are cut, so that they fit any.
+    solver : {"auto", "newton-cg", "kfac"}, default="auto"
+        How the objective is minimised: "newton-cg" by the paper's Algorithm 1, whose iterations each read all
+        images; "kfac" by stochastic steps, in epochs that each read all images once. "auto" is "kfac", unless
+        `max_iter` is set, which is Newton-CG's.
     C : float, default=0.01
         Inverse strength of the regularisation, as in `sklearn.svm.LinearSVC`: the objective is
         theta^T theta / 2 + C times the sum of the losses, divided by C l. So 0.01 is the paper's
         C = 0.01 l (Sec. 6.1); a few hundred images need more, about 1.
-    loss : {"squared", "cross_entropy"}, default="squared"
-        Loss of the outputs; the paper's is (26).
+    loss : {"auto", "squared", "cross_entropy"}, default="auto"
+        What the network's outputs are compared with the labels by: the squared distance to one for the label
+        and zero for the other classes, the paper's (26), or the negative logarithm of the label's
+        probability. "auto" is the squared loss for Newton-CG, and cross-entropy for the stochastic solver.
     sampling_rate : float, int or "auto", default="auto"
         Images over which the Gauss-Newton matrix is averaged: a share, a number, or the paper's 5 % but
         at least 256.
     sampling : {"random", "cycle"}, default="random"
         Whether each iteration draws its subset afresh, or takes the next block of a permutation.
-    max_iter : int, default=100
-        Iterations.
+    max_iter : int or None, default=None
+        Iterations of Newton-CG; None is 100.
+    epochs : int or "auto", default="auto"
+        Passes of the stochastic solver over the training images. "auto" ends the fit once two epochs in a
+        row have each lowered the objective by less than 1 %, and at the latest after 10 epochs, or 400 steps
+        where there are few images.
     tol : float, default=0.0
-        Norm of the gradient at which to stop.
+        Norm of the gradient at which Newton-CG stops.
     cg_tol : float, default=0.1
         Relative residual at which conjugate gradients stop (90).
     cg_max_iter : int, default=250
@@ -75,7 +87,9 @@ class NewtonCNNClassifier(CNNClassifier):
     n_iter_no_change : int, default=10
         Iterations without improvement after which to stop.
     warm_start : bool, default=False
-        Whether `fit` goes on from the parameters of the fit before, for `max_iter` more iterations.
+        Whether `fit` goes on from the parameters of the fit before, for `max_iter` more iterations or
+        `epochs` more epochs. The stochastic solver also goes on with its averages, unless the classifier was
+        read from a file, which holds only its parameters.
     callbacks : callable, list of callables or None, default=None
         Called after each iteration with a dict of its row of `history_`; returning True stops the fit.
     checkpoint : str, path or None, default=None
@@ -113,18 +127,23 @@ class NewtonCNNClassifier(CNNClassifier):
         The layers with their shapes.
     theta_ : ndarray of shape (n,)
         Parameters; float64 if the images are, float32 otherwise.
+    solver_ : {"newton-cg", "kfac"}
+        The solver that was chosen.
     n_iter_ : int
-        Iterations done, over all fits that went on from one another.
+        Iterations or epochs done, over all fits that went on from one another.
     n_features_in_ : int
         Values of an image.
     feature_names_in_ : ndarray of shape (n_features_in_,)
         Names of the columns, if the images came as a data frame whose columns are named by strings.
     history_ : dict of ndarray
-        A column for each number of an iteration, an entry an iteration: iteration, f, gradient_norm,
-        damping, rho, step, cg_iterations, n_trials, seconds, passes (over the images), training_accuracy,
-        and validation_accuracy where there was something to validate on.
+        A column for each number of an iteration, an entry per iteration. Of Newton-CG: iteration, f,
+        gradient_norm, damping, rho, step, cg_iterations, n_trials, seconds, passes (over the images),
+        training_accuracy. Of the stochastic solver: iteration, f and training_accuracy (on at most 4,096 of
+        the training images), step (mean length), gradient_images (per step), n_returns (times it went back
+        to its averaged parameters), seconds, passes. And validation_accuracy where there was something to
+        validate on.
     damping_ : float
-        lambda of the iteration to come.
+        Newton-CG only: lambda of the iteration to come.
 
     See Also
     --------
@@ -143,22 +162,25 @@ class NewtonCNNClassifier(CNNClassifier):
     >>> from hfcnn import Conv, NewtonCNNClassifier
     >>> X, y = load_digits(return_X_y=True)
     >>> network = [Conv(8, 3, pool=2), Conv(16, 3, pool=2)]
-    >>> classifier = NewtonCNNClassifier(network, C=1, max_iter=10, random_state=0).fit(X / 16, y)
+    >>> classifier = NewtonCNNClassifier(network, C=1, random_state=0).fit(X / 16, y)
     >>> classifier.score(X / 16, y) > 0.9
     True
     """
 
+    solver_: str
     damping_: float
 
     def __init__(
         self,
         network: Any = "cnn3",
         *,
+        solver: str = "auto",
         C: float = 0.01,
-        loss: str = "squared",
+        loss: str = "auto",
         sampling_rate: float | int | str = "auto",
         sampling: str = "random",
-        max_iter: int = 100,
+        max_iter: int | None = None,
+        epochs: int | str = "auto",
         tol: float = 0.0,
         cg_tol: float = 0.1,
         cg_max_iter: int = 250,
@@ -184,11 +206,13 @@ class NewtonCNNClassifier(CNNClassifier):
         verbose: int = 0,
     ) -> None:
         self.network = network
+        self.solver = solver
         self.C = C
         self.loss = loss
         self.sampling_rate = sampling_rate
         self.sampling = sampling
         self.max_iter = max_iter
+        self.epochs = epochs
         self.tol = tol
         self.cg_tol = cg_tol
         self.cg_max_iter = cg_max_iter
@@ -214,6 +238,10 @@ class NewtonCNNClassifier(CNNClassifier):
         self.verbose = verbose
 
     _checks: ClassVar[dict[str, Check]] = COMMON | {
+        "solver": choice("auto", "newton-cg", "kfac"),
+        "loss": loss_or_auto,
+        "max_iter": integer(1, expected="None or an integer from 1 on", unset=None),
+        "epochs": integer(1, expected='an integer from 1 on, or "auto"', auto="auto"),
         "sampling_rate": sampling_rate,
         "sampling": choice(*SAMPLINGS),
         "tol": not_negative,
@@ -228,56 +256,51 @@ class NewtonCNNClassifier(CNNClassifier):
     def _check_parameters(self) -> None:
         super()._check_parameters()
         graph_capture(self._get_backend().device, self.cuda_graph)
+        if self.solver == "kfac" and self.max_iter is not None:
+            raise ValueError(
+                f'max_iter={self.max_iter} is of solver="newton-cg"; for solver="kfac" set epochs instead'
+            )
+        if self.solver == "newton-cg" and self.epochs != "auto":
+            raise ValueError(
+                f'epochs={self.epochs} is of solver="kfac"; for solver="newton-cg" set max_iter instead'
+            )
+        if self.max_iter is not None and self.epochs != "auto":
+            raise ValueError(
+                f"max_iter={self.max_iter} is of Newton-CG, and epochs={self.epochs} of the stochastic "
+                "solver: set one of them"
+            )
+
+    def _chosen_solver(self) -> str:
+        """Name of the solver that the parameters mean."""
+        if self.solver == "auto":
+            return "kfac" if self.max_iter is None else "newton-cg"
+        return self.solver
+
+    def _loss_function(self) -> Loss:
+        if self.loss != "auto":
+            return get_loss(self.loss)
+        solver = getattr(self, "solver_", None) or self._chosen_solver()
+        return get_loss("squared" if solver == "newton-cg" else "cross_entropy")
 
     def _solver(self, objective: Objective, first: int, seed: int) -> Solver[Any]:
-        return NewtonCG(self, first, seed)
+        if self.solver_ == "newton-cg":
+            return NewtonCG(self, first, seed)
+        return KFAC(self, first, seed, objective.n_images)
 
+    def _begin(self, images: Array, classes: Array, *, go_on: bool) -> None:
+        super()._begin(images, classes, go_on=go_on)
+        before = getattr(self, "solver_", None)
+        self.solver_ = self._chosen_solver()
+        if before != self.solver_:
+            self.__dict__.pop("_training", None)
 
-class NewtonCG(Solver[NewtonState]):
-    """The subsampled Newton method as a classifier's solver."""
+    def _limit_to_one_iteration(self) -> None:
+        if self.solver_ == "newton-cg":
+            self.max_iter = 1
+        else:
+            self.epochs = 1
 
-    state_type = NewtonState
-
-    def __init__(self, classifier: Any, first: int, seed: int) -> None:
-        self.last = first + classifier.max_iter
-        self.options = NewtonOptions(
-            max_iter=self.last,
-            tol=classifier.tol,
-            sampling_rate=classifier.sampling_rate,
-            sampling=classifier.sampling,
-            cg_tol=classifier.cg_tol,
-            cg_max_iter=classifier.cg_max_iter,
-            damping=classifier.damping,
-            gauss_newton=classifier.gauss_newton,
-            memory=classifier.memory,
-            cuda_graph=classifier.cuda_graph,
-            seed=seed,
-        )
-
-    def start(self, objective: Objective, theta: Tensor) -> NewtonState:
-        """State before the first iteration."""
-        return start(objective, theta, self.options)
-
-    def go_on(self, objective: Objective, theta: Tensor, classifier: Any) -> NewtonState:
-        """State before the next iteration of a fitted classifier: lambda goes on too."""
-        state = self.start(objective, theta)
-        return replace(
-            state,
-            iteration=classifier.n_iter_,
-            next_damping=classifier.damping_,
-            seconds=state.seconds + newest(classifier, "seconds"),
-            passes=state.passes + newest(classifier, "passes"),
-        )
-
-    def states(self, objective: Objective, state: NewtonState) -> Iterator[NewtonState]:
-        """Iterate by Algorithm 1."""
-        return newton(objective, state.theta, self.options, state=state)
-
-    def fitted(self, state: NewtonState) -> dict[str, Any]:
-        """The next lambda."""
-        return {"damping_": state.next_damping}
-
-    def describe(self, objective: Objective) -> list[str]:
-        """Size of the subset and form of the product."""
-        size = subsample_size(objective.n_images, self.options.sampling_rate)
-        return [f"|S| = {size:,}", f"product: {self.options.gauss_newton}"]
+    def _most_iterations(self) -> int | None:
+        if self._chosen_solver() == "newton-cg":
+            return self.max_iter or DEFAULT_ITERATIONS
+        return None if self.epochs == "auto" else int(self.epochs)

@@ -24,6 +24,7 @@ __all__ = [
     "count",
     "flag",
     "integer",
+    "loss_or_auto",
     "not_negative",
     "number",
     "positive",
@@ -140,11 +141,18 @@ def _network(name: str, value: Any) -> None:
         raise TypeError(expected)
 
 
-def _loss(name: str, value: Any) -> None:
+def _loss(name: str, value: Any, also: str = "") -> None:
+    expected = f"{name} must be {also}{' or '.join(map(repr, LOSSES))}; got {value!r}"
     if isinstance(value, str) and value not in LOSSES:
-        raise ValueError(f"{name} must be {' or '.join(map(repr, LOSSES))}; got {value!r}")
+        raise ValueError(expected)
     if not hasattr(get_loss(value), "hessian_product"):
-        raise TypeError(f"{name} must be {' or '.join(map(repr, LOSSES))}; got {value!r}")
+        raise TypeError(expected)
+
+
+def loss_or_auto(name: str, value: Any) -> None:
+    """Check a loss that may be left to the solver."""
+    if value != "auto":
+        _loss(name, value, "'auto', ")
 
 
 def _image_shape(name: str, value: Any) -> None:

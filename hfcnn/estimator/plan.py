@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABCMeta, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,7 +24,6 @@ from hfcnn.estimator.labels import Array, check_labels, class_indices
 from hfcnn.estimator.parameters import Check, check_parameters
 from hfcnn.estimator.run import HistoryRow, Run
 from hfcnn.estimator.solvers import Solver
-from hfcnn.loss import get_loss
 from hfcnn.objective import Objective
 from hfcnn.persistence import ATTRIBUTES
 
@@ -70,7 +69,7 @@ class PlannedCNN(FittedCNN, metaclass=ABCMeta):
 
     network: Any
     C: float
-    max_iter: int
+    max_iter: Any
     class_weight: Any
     early_stopping: bool
     validation_fraction: float
@@ -118,7 +117,7 @@ class PlannedCNN(FittedCNN, metaclass=ABCMeta):
         data = training_set(self, images, y, sample_weight, classes)
         self._begin(images, classes, go_on=go_on)
         assert_images_finite(images, "X", self)
-        self.max_iter = 1  # of the draft
+        self._limit_to_one_iteration()  # the draft
         seeds = FitSeeds.draw(self.random_state)
         return self._started(data, None, self._objective(data), seeds, go_on=go_on)
 
@@ -177,7 +176,7 @@ class PlannedCNN(FittedCNN, metaclass=ABCMeta):
             self.network_,
             data.images,
             torch.from_numpy(data.labels),
-            get_loss(self.loss),
+            self._loss_function(),
             self.C * data.total_weight,
             None if data.weight is None else torch.from_numpy(data.weight),
             self._get_backend(),
@@ -215,10 +214,23 @@ class PlannedCNN(FittedCNN, metaclass=ABCMeta):
         seeds = FitSeeds(**saved.seeds)
         first = int(saved.state["iteration"]) - (len(saved.history) - saved.n_earlier)
         solver = self._solver(objective, first, seeds.after(first))
+        if saved.state.keys() != {field.name for field in fields(solver.state_type)}:
+            raise ValueError(
+                "the checkpoint is of a fit by another solver: set solver, max_iter and epochs as they were"
+            )
         best = None if saved.best_theta is None else torch.from_numpy(saved.best_theta).to(device)
         state = state_from_fields(solver.state_type, saved.state, device)
         run = Run(state, saved.history, saved.n_earlier, best, self._score_column())
         return FitPlan(seeds, data, validation, objective, solver, run)
+
+    def _limit_to_one_iteration(self) -> None:
+        """Set the parameters for a single iteration, for `partial_fit`."""
+        self.max_iter = 1
+
+    def _most_iterations(self) -> int | None:
+        """Iterations that a fit makes at most, as far as the parameters tell."""
+        most: int | None = self.max_iter
+        return most
 
     def _score_column(self) -> str | None:
         """Column of `history_` by which the best parameters are chosen; None keeps the newest."""

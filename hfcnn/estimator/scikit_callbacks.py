@@ -36,8 +36,8 @@ class ScikitCallbacks(Monitor):
     ----------
     estimator : BaseEstimator
         Estimator being fitted.
-    max_iter : int
-        Most iterations to come.
+    max_iter : int or None
+        Most iterations to come; None where that is not known.
     data : mapping
         X, y and metadata for the callbacks.
     fitted : callable
@@ -47,7 +47,7 @@ class ScikitCallbacks(Monitor):
     def __init__(
         self,
         estimator: Any,
-        max_iter: int,
+        max_iter: int | None,
         data: Mapping[str, Any],
         fitted: Callable[[Run], dict[str, Any]],
     ) -> None:
@@ -69,7 +69,7 @@ class ScikitCallbacks(Monitor):
             **self.data, reconstruction_attributes=lambda: self.fitted(run)
         )
         self._iteration = None
-        if len(run.rows) < self.max_iter:
+        if self.max_iter is None or len(run.rows) < self.max_iter:
             self._begin(run)
         return bool(stop)
 
