@@ -9,7 +9,7 @@ images' mean.
 
 # %%
 # The digits that scikit-learn ships are 1,797 gray images of 8 x 8 pixels. ``load_digits`` gives them
-# flat, one row of 64 values an image; as 64 is a square, that is how they could be passed in. Here they
+# flat, one row of 64 values per image; as 64 is a square, that is how they could be passed in. Here they
 # are given their shape.
 import matplotlib.pyplot as plt
 import numpy as np
@@ -50,7 +50,7 @@ model = make_pipeline(ImageScaler(), newton).fit(X_train, y_train)
 print(f"test accuracy {model.score(X_test, y_test):.3f}, {newton.network_.n_parameters:,} parameters")
 
 # %%
-# ``history_`` holds one number an iteration of everything that the algorithm knows for free. CG's
+# ``history_`` holds one number per iteration for everything that the algorithm knows for free. CG's
 # products grow as the damping ``lambda`` falls.
 print(newton.history_frame()[["f", "training_accuracy", "damping", "cg_iterations", "step"]].round(4))
 

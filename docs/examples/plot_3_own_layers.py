@@ -3,7 +3,7 @@ Own networks: lists of Conv and Dense
 =====================================
 
 A network is a list of convolutional layers, then fully-connected ones. Each is followed by a ReLU. The
-linear output layer, with one output a class, is added.
+linear output layer, with one output per class, is added.
 """
 
 # %%
