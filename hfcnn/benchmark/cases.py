@@ -20,6 +20,7 @@ from hfcnn.network import Network
 __all__ = [
     "Case",
     "autograd_gradient",
+    "channels_last",
     "curvlinops_operator",
     "curvlinops_product",
     "flat_product",
@@ -55,7 +56,7 @@ class Case:
 
     def torch_module(self) -> nn.Sequential:
         """Build the same network for torch, in its best memory format."""
-        return _channels_last(self.network, self.theta)
+        return channels_last(self.network, self.theta)
 
     def torch_batches(self, size: int) -> list[tuple[Tensor, Tensor]]:
         """Images (channels-last NCHW views) and one-hot labels in batches."""
@@ -102,7 +103,7 @@ def func_product(
     callable
         Takes nothing; returns the product as torch's parameters, by name. `flat_product` reads it.
     """
-    module, along = (_channels_last(network, vector) for vector in (theta, v))
+    module, along = (channels_last(network, vector) for vector in (theta, v))
     parameters, tangents = (
         {name: value.detach() for name, value in model.named_parameters()} for model in (module, along)
     )
@@ -131,7 +132,7 @@ def flat_product(network: Network, product: dict[str, Tensor]) -> Tensor:
     return network.from_torch(holder, network.input_shape)[1].to(next(iter(product.values())).device)
 
 
-def _channels_last(network: Network, theta: Tensor) -> nn.Sequential:
+def channels_last(network: Network, theta: Tensor) -> nn.Sequential:
     """Build the same network for torch, in its best memory format, on the device of theta."""
     module = network.to_torch(theta.cpu()).to(theta.device)
     return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

@@ -11,6 +11,7 @@ import torch
 import typer
 
 from hfcnn.benchmark.cases import Case
+from hfcnn.benchmark.contest_cli import contest, small_data
 from hfcnn.benchmark.measures import (
     has_bf16,
     measure_bf16,
@@ -49,6 +50,10 @@ def _cases(presets: list[str] | None, images: list[int] | None, smoke: bool) -> 
             for n_images in [16] if smoke else images or [500, 2000]:
                 name = f"{preset}, {'x'.join(map(str, shape))}, {n_images}"
                 yield name, Case.draw(preset, shape, n_images)
+
+
+app.command()(contest)
+app.command()(small_data)
 
 
 @app.callback()

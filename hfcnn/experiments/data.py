@@ -15,7 +15,7 @@ from hfcnn.datasets import load
 from hfcnn.experiments.settings import CellSettings
 from hfcnn.preprocessing import ImageScaler
 
-__all__ = ["N_FOLDS", "ExperimentData", "load_data"]
+__all__ = ["N_FOLDS", "ExperimentData", "load_data", "load_dataset"]
 
 #: Folds of SG's cross validation (Sec. 6.2).
 N_FOLDS = 5
@@ -62,6 +62,28 @@ def load_data(directory: Path, settings: CellSettings) -> ExperimentData:
     """
     size = (settings.train_size, settings.test_size)
     return _load(_find(directory, settings.dataset), *size, settings.fold)
+
+
+def load_dataset(
+    directory: Path, dataset: str, train_size: int | None = None, test_size: int | None = None
+) -> ExperimentData:
+    """Load the images of a data set, or a stratified choice of them.
+
+    Parameters
+    ----------
+    directory : Path
+        Folder with one file or folder for each data set, named like it: ``mnist.npz``, ``svhn/``.
+    dataset : str
+        Its name.
+    train_size, test_size : int or None, default=None
+        Numbers of images; None is all.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the data set is not there.
+    """
+    return _load(_find(directory, dataset), train_size, test_size, None)
 
 
 def _find(directory: Path, dataset: str) -> Path:
