@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -20,7 +21,10 @@ from hfcnn.measured_step import WARM_UP, MeasuredStep
 from hfcnn.objective import Objective
 from hfcnn.stochastic_state import StochasticOptions, StochasticState
 
-__all__ = ["StochasticOptions", "StochasticState", "start", "stochastic"]
+__all__ = ["AfterStep", "StochasticOptions", "StochasticState", "start", "stochastic"]
+
+#: Told of passes, newest and averaged parameters after a step.
+AfterStep: TypeAlias = Callable[[float, Tensor, Tensor], None]
 
 #: What an epoch counts, beside the mean of f.
 COUNTS = ("n_steps", "n_seen", "n_averaged", "n_updates")
@@ -32,6 +36,7 @@ def stochastic(
     options: StochasticOptions | None = None,
     *,
     state: StochasticState | None = None,
+    after_step: AfterStep | None = None,
 ) -> Iterator[StochasticState]:
     """Minimise the objective by stochastic Gauss-Newton steps, yielding a state after each epoch.
 
@@ -51,6 +56,10 @@ def stochastic(
         Settings; None is the measured defaults.
     state : StochasticState or None
         Go on from this state instead of from theta0, bit for bit as if never stopped.
+    after_step : callable or None
+        Called after each step with the passes made so far, the newest parameters and their average, which
+        it must not change; copy the average to keep it. Its time does not count in `seconds`, and what it
+        raises ends the run.
 
     Yields
     ------
@@ -65,7 +74,7 @@ def stochastic(
     options = options or StochasticOptions()
     state = start(objective, theta0, options) if state is None else state
     while state.iteration < options.epochs and state.n_stalled < options.patience and math.isfinite(state.f):
-        state = _Epoch(objective, state, options).run()
+        state = _Epoch(objective, state, options).run(after_step)
         yield state
 
 
@@ -136,9 +145,9 @@ class _Epoch:
         self.n_returns = 0
         self.passes = 0.0
 
-    def run(self) -> StochasticState:
+    def run(self, after_step: AfterStep | None = None) -> StochasticState:
         """Go through all images once."""
-        began = time.perf_counter()
+        began, away = time.perf_counter(), 0.0
         state, options, objective = self.before, self.options, self.objective
         steps, size = [], 0
         rest = self.rng.permutation(objective.n_images)
@@ -148,6 +157,10 @@ class _Epoch:
                 size = len(rest)
             steps.append(self._step(rest[:size]))
             rest = rest[size:]
+            if after_step is not None:
+                left = time.perf_counter()
+                after_step(state.passes + self.passes / objective.n_images, self.point, self.average)
+                away += time.perf_counter() - left
         indices = check_sample(objective, options)
         found = objective.evaluate(self.average, gradient=False, indices=indices)
         self.passes += 0.5 * len(indices)
@@ -174,7 +187,7 @@ class _Epoch:
             scalars=self.scalars,
             steps=self.steps.numbers,
             sampler=dict(self.rng.bit_generator.state),
-            seconds=state.seconds + time.perf_counter() - began,
+            seconds=state.seconds + time.perf_counter() - began - away,
         )
 
     def _batch_size(self) -> int:

@@ -187,7 +187,7 @@ def test_a_step_that_led_astray_is_taken_back(monkeypatch):
     assert states[-1].training_accuracy > 0.85
 
 
-def test_trust_bounds_the_quadratic_term():
+def test_trust_bounds_both_terms_of_the_model():
     objective, theta = problem(n=60)
     metric, rng = KroneckerMetric(objective.network, theta), np.random.default_rng(0)
     model = BatchModel(
@@ -202,5 +202,24 @@ def test_trust_bounds_the_quadratic_term():
     long, p = free.take(model, metric, trust=math.inf, **settings)
     short, _ = bound.take(model, metric, trust=1e-3, **settings)
     curvature = model.curvature(p) + 1e-3 * float(p @ p)
+    slope = float(model.halves[0] @ metric.solve(model.halves[1]))
     assert short < long
-    assert short**2 * curvature / 2 == pytest.approx(1e-3 * model.f)
+    assert short == pytest.approx(1e-3 * model.f / slope)  # the linear term is the tighter one here
+    assert short**2 * curvature / 2 < 1e-3 * model.f
+
+
+def test_each_step_is_told_of():
+    objective, theta = problem(n=200)
+    told = []
+    states = list(
+        stochastic(
+            objective,
+            theta,
+            StochasticOptions(epochs=2),
+            after_step=lambda passes, newest, average: told.append((passes, newest, average.clone())),
+        )
+    )
+    assert len(told) == 2 * 4
+    assert all(a[0] < b[0] for a, b in zip(told, told[1:], strict=False))
+    assert torch.equal(told[-1][1], states[-1].point)
+    assert torch.equal(told[-1][2], states[-1].average)
