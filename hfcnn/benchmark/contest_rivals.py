@@ -17,6 +17,7 @@ from hfcnn.benchmark.cases import channels_last
 from hfcnn.loss import get_loss
 from hfcnn.newton import NewtonOptions, newton
 from hfcnn.objective import Objective
+from hfcnn.stochastic import StochasticOptions, stochastic
 
 __all__ = ["CONTESTANTS", "AveragedParameters", "Contestant", "Show", "Start"]
 
@@ -210,8 +211,19 @@ def _train_newton(start: Start, show: Show) -> None:
         show(state.passes, lambda theta=theta: theta)  # type: ignore[misc]
 
 
+def _train_stochastic(start: Start, show: Show) -> None:
+    options = StochasticOptions(epochs=ENDLESS, patience=ENDLESS, seed=start.seed)
+
+    def after_step(passes: float, newest: Tensor, average: Tensor) -> None:
+        show(passes, lambda: newest, lambda: average)
+
+    for _ in stochastic(start.objective, start.theta, options, after_step=after_step):
+        pass
+
+
 #: Every contestant by the name that the command line has for it.
 CONTESTANTS = {
+    "kfac": Contestant('solver="kfac" (our default)', _train_stochastic),
     "newton-cg": Contestant("Newton-CG", _train_newton, losses=("squared",)),
     "adamw": Contestant("AdamW", _first_order(_adamw), (1e-3, 3e-4, 3e-3, 1e-4, 1e-2)),
     "sgd": Contestant(
