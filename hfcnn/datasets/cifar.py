@@ -28,7 +28,7 @@ __all__ = ["CIFAR_BATCH", "PICKLE", "read_cifar"]
 CIFAR_BATCH = r"(?:(?P<train>data_batch_(?P<number>\d{1,4})|train)|test_batch|test)(?P<binary>\.bin)?"
 
 #: How a pickled dict starts, of protocol 2 to 5, 0 or 1.
-PICKLE = rb"(?s:\x80[\x02-\x05]|\(dp\d+\r?\n|\}q.\()"
+PICKLE = rb"(?s:\x80[\x02-\x05]|\(dp\d+\r?\n|\}q.[(XU])"
 
 #: Names of what CIFAR-10 holds beside the training batches, and so tells that it is there as a whole.
 CIFAR_REST = r"test_batch(\.bin)?|batches\.meta(\.txt)?"

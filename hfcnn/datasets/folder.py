@@ -35,6 +35,8 @@ def read_image_folder(path: Path, wanted: Wanted) -> Parts:
         if not os.path.lexists(path / split):
             no_part(path, split, f"a sub-folder {split}")
         path = path / split
+        if not _is_folder(path, root):
+            raise DatasetError(f"{path}: a file; expected a folder of images")
     else:
         one_set(path, split)
     files = []

@@ -53,6 +53,8 @@ def tar_members(path: Path, is_wanted: Callable[[str], bool], budget: Budget) ->
                 continue
             name = long_name if long_name is not None else _text(header[:100])
             name, long_name = name.rpartition("/")[2], None
+            if kind == ord("S") and is_wanted(name):
+                raise DatasetError(f"{path}: {name} is stored as a file with holes; expected a plain one")
             if kind in b"0\x007":
                 source = f"{path}: {name}"
                 if is_wanted(name):
