@@ -9,12 +9,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
+
+from hfcnn.datasets.arrays import as_images
 
 __all__ = ["ImageScaler"]
 
 #: Values scaled at a time: 2 MiB of float64, so that the passes over them stay in the cache.
 _CHUNK = 1 << 18
+
+
+def _is_flat(scaler: ImageScaler) -> bool:
+    """Whether images have columns with names: those that were flat in `fit`."""
+    if hasattr(scaler, "mean_") and scaler.mean_.ndim > 1:
+        raise AttributeError(
+            "images have no feature names, and are no data frame: ImageScaler was fitted on images of shape "
+            f"{scaler.mean_.shape} and gives arrays"
+        )
+    return True
 
 
 class ImageScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -25,12 +38,16 @@ class ImageScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # typ
     Wang, Tan & Lin (2020), Sec. 6.1.
 
     Images are arrays of shape (n_samples, height, width), (n_samples, height, width, channels) or, flat,
-    (n_samples, n_features), of any integer or floating-point type, or torch tensors on the CPU.
+    (n_samples, n_features), of any integer or floating-point type; or what the classifiers take besides:
+    torch tensors on any device, data frames of flat images, lists of images of pillow. Output set to pandas
+    or polars makes a data frame of flat images; other images stay arrays.
 
     Attributes
     ----------
     mean_ : ndarray of the shape of an image, float64
         Mean of the scaled training images.
+    n_samples_seen_ : int
+        Number of training images.
     n_features_in_ : int
         Number of features; only after a fit on flat images.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -56,6 +73,10 @@ class ImageScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # typ
            [0.25 , 0.5  ]], dtype=float32)
     """
 
+    mean_: NDArray[np.float64]
+    n_samples_seen_: int
+    _total: NDArray[np.float64]
+
     def fit(self, X: Any, y: Any = None) -> ImageScaler:
         """Compute the mean of the scaled training images.
 
@@ -76,11 +97,46 @@ class ImageScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # typ
         ValueError
             If X is empty, holds NaN or infinity, or has another number of dimensions.
         """
-        X = self._validate(X, reset=True)
-        total = np.zeros(X.shape[1:])
+        return self._add(self._validate(X, reset=True), is_first=True)
+
+    def partial_fit(self, X: Any, y: Any = None) -> ImageScaler:
+        """Add images to the mean of those that were seen before, for sets larger than the memory.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, height, width[, channels]) or (n_samples, n_features)
+            Further training images.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        self : ImageScaler
+            The scaler, fitted on all images seen so far.
+
+        Raises
+        ------
+        ValueError
+            As `fit`; or if the images are of another shape than those before, or the scaler comes from a
+            model file, which does not say of how many images its mean is.
+        """
+        is_first = not hasattr(self, "mean_")
+        if not is_first and not hasattr(self, "_total"):
+            raise ValueError(
+                "this ImageScaler was loaded from a model file, which does not say of how many images its "
+                "mean is: fit a new one"
+            )
+        X = self._validate(X, reset=is_first)
+        if not is_first:
+            self._check_shape(X)
+        return self._add(X, is_first=is_first)
+
+    def _add(self, X: NDArray[Any], *, is_first: bool) -> ImageScaler:
+        total = np.zeros(X.shape[1:]) if is_first else self._total.copy()
         for _, scaled in _min_max_chunks(X):
             total += scaled.sum(axis=0)
-        self.mean_ = total / len(X)
+        n_seen = len(X) if is_first else self.n_samples_seen_ + len(X)
+        self._total, self.n_samples_seen_, self.mean_ = total, n_seen, total / n_seen
         return self
 
     def transform(self, X: Any) -> NDArray[np.floating[Any]]:
@@ -105,19 +161,58 @@ class ImageScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # typ
         """
         check_is_fitted(self)
         X = self._validate(X, reset=False)
-        if X.shape[1:] != self.mean_.shape:
-            raise ValueError(
-                f"X has images of shape {X.shape[1:]}, but ImageScaler was fitted on images of shape "
-                f"{self.mean_.shape}"
-            )
+        self._check_shape(X)
         result = np.empty(X.shape, np.float64 if X.dtype == np.float64 else np.float32)
         for block, scaled in _min_max_chunks(X):
             np.subtract(scaled, self.mean_, out=result[block], casting="same_kind")
         return result
 
+    @available_if(_is_flat)  # type: ignore[untyped-decorator]
+    def get_feature_names_out(self, input_features: Any = None) -> NDArray[Any]:
+        """Names of the output's columns, which are those of the input: of flat images alone.
+
+        Parameters
+        ----------
+        input_features : array-like of str or None
+            Names of the input's columns; None takes those of `fit`.
+
+        Returns
+        -------
+        ndarray of str objects
+        """
+        names: NDArray[Any] = super().get_feature_names_out(input_features)
+        return names
+
+    def set_output(self, *, transform: Any = None) -> ImageScaler:
+        """Choose what `transform` makes of flat images: "default" arrays, "pandas" or "polars" frames.
+
+        Parameters
+        ----------
+        transform : {"default", "pandas", "polars"} or None
+            None changes nothing. Images that are not flat stay arrays in any case.
+
+        Returns
+        -------
+        self : ImageScaler
+        """
+        # scikit-learn offers this only where there are feature names, which the next fit decides
+        mean = self.__dict__.pop("mean_", None)
+        try:
+            super().set_output(transform=transform)
+        finally:
+            if mean is not None:
+                self.mean_ = mean
+        return self
+
+    def _check_shape(self, X: NDArray[Any]) -> None:
+        if X.shape[1:] != self.mean_.shape:
+            raise ValueError(
+                f"X has images of shape {X.shape[1:]}, but ImageScaler was fitted on images of shape "
+                f"{self.mean_.shape}"
+            )
+
     def _validate(self, X: Any, *, reset: bool) -> NDArray[Any]:
-        if type(X).__module__ == "torch":
-            X = np.asarray(X)  # so that every check below sees numpy's types
+        X = as_images(X)
         n_dims = len(X.shape) if hasattr(X, "shape") else np.asarray(X).ndim
         if n_dims > 4:
             raise ValueError(

@@ -182,7 +182,7 @@ class TestEvaluate:
 
     def test_takes_the_part_that_is_asked_for(self, model, digits):
         output = succeed("evaluate", model, digits)
-        assert "of 50 images of" in output and output.strip().endswith("(test part)")
+        assert "of 100 images of" in output and output.strip().endswith("(test part)")
         assert "(training part)" in (trained := succeed("evaluate", model, digits, "--split", "train"))
         assert "of 300 images" in trained
 

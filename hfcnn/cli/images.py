@@ -5,34 +5,49 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
-__all__ = ["load_part", "load_scaled", "load_test_part", "load_trained"]
+__all__ = ["load_like", "load_part", "load_scaled", "load_test_part", "load_trained"]
 
 
-def load_part(path: Path, split: str | None, image_shape: tuple[int, ...] | None) -> tuple[Any, Any, str]:
+def load_part(
+    path: Path,
+    split: str | None,
+    image_shape: tuple[int, ...] | None,
+    size: tuple[int, ...] | None = None,
+    color: str | None = None,
+) -> tuple[Any, Any, str]:
     """Load a part of a data set, and name it: by default its test part, or all where it has none.
 
     A test part that is there and damaged is an error; other images never stand in for it.
     """
     from hfcnn.datasets import MissingPartError, load
 
+    asked: dict[str, Any] = {"image_shape": image_shape, "size": size, "color": color}
     if split is not None:
         part = {"train": "training part"}.get(split, f"{split} part")
-        return *load(path, split=cast(Any, split), image_shape=image_shape), part
+        return *load(path, split=cast(Any, split), **asked), part
     try:
-        return *load(path, split="test", image_shape=image_shape), "test part"
+        return *load(path, split="test", **asked), "test part"
     except MissingPartError:
-        return *load(path, image_shape=image_shape), "training part, there is no other"
+        return *load(path, **asked), "training part, there is no other"
 
 
-def load_test_part(data: Path, test: Path | None, image_shape: tuple[int, ...]) -> tuple[Any, Any]:
+def load_like(path: Path, split: str | None, shape: tuple[int, int, int]) -> tuple[Any, Any, str]:
+    """Load a part as `load_part` does, with image files brought to a shape: the one that a model takes."""
+    from hfcnn.datasets.decode import size_and_color
+
+    return load_part(path, split, shape, *size_and_color(shape))
+
+
+def load_test_part(data: Path, test: Path | None, image_shape: tuple[int, int, int]) -> tuple[Any, Any]:
     """Load the images to test on while training: (None, None) if there are none."""
-    from hfcnn.datasets import MissingPartError, load
+    from hfcnn.datasets import MissingPartError
 
-    if test is not None:
-        return load_part(test, None, image_shape)[:2]
     try:
-        return load(data, split="test", image_shape=image_shape)
+        path, split = (data, "test") if test is None else (test, None)
+        return load_like(path, split, image_shape)[:2]
     except MissingPartError:
+        if test is not None:
+            raise
         return None, None
 
 
@@ -51,5 +66,5 @@ def load_trained(path: Path, device: str) -> tuple[Any, Any]:
 def load_scaled(model: Path, data: Path, split: str | None, device: str) -> tuple[Any, Any, Any, str]:
     """Load a classifier, and images, scaled for it, with their labels and the name of the part they are."""
     classifier, scaler = load_trained(model, device)
-    X, y, part = load_part(data, split, classifier.image_shape_)
+    X, y, part = load_like(data, split, classifier.image_shape_)
     return classifier, X if scaler is None else scaler.transform(X), y, part

@@ -69,6 +69,10 @@ def train(
     image_shape: Annotated[
         Any, parsed(parse_sizes, "H,W[,C]", "Shape of images, where a file does not tell.")
     ] = None,
+    size: Annotated[
+        Any, parsed(parse_sizes, "H,W", "Size to bring image files to: resized, and cut at the centre.")
+    ] = None,
+    color: Annotated[str | None, typer.Option(help="gray or rgb: colour to bring image files to.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of choice, weights and sampling.")] = 0,
     device: DeviceName = "auto",
     backend: BackendName = "auto",
@@ -97,7 +101,7 @@ def train(
 
     check_output_path(save, "--save")
     layers = parse_network(network)
-    X, y, _ = load_part(data, "train", image_shape)
+    X, y, _ = load_part(data, "train", image_shape, size, color)
     X_test, y_test = load_test_part(data, test, X.shape[1:])
     X, y = choose(X, y, train_size, seed)
     scaler = ImageScaler().fit(X)

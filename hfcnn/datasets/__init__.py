@@ -1,6 +1,8 @@
-"""Image data sets in the formats in which they are published."""
+"""Image data sets in the formats in which they are published, and a person's own images."""
 
+from hfcnn.datasets.arrays import to_arrays
 from hfcnn.datasets.files import DatasetError, MissingPartError
 from hfcnn.datasets.loading import load
+from hfcnn.datasets.unlabelled import load_images
 
-__all__ = ["DatasetError", "MissingPartError", "load"]
+__all__ = ["DatasetError", "MissingPartError", "load", "load_images", "to_arrays"]

@@ -17,12 +17,15 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NoReturn, TypeAlias, cast
+from typing import IO, Any, Literal, NoReturn, TypeAlias, cast
 
 from numpy.typing import NDArray
 
 __all__ = [
+    "EXPANSION",
+    "SMALLEST_LIMIT",
     "Budget",
+    "Color",
     "DatasetError",
     "MissingPartError",
     "Parts",
@@ -41,6 +44,7 @@ __all__ = [
 
 Shape: TypeAlias = tuple[int, int, int]
 Parts: TypeAlias = tuple[NDArray[Any], NDArray[Any]]
+Color: TypeAlias = Literal["gray", "rgb"]
 
 #: Bytes that a data set may take however small its files are: 256 MiB.
 SMALLEST_LIMIT = 1 << 28
@@ -106,11 +110,26 @@ class Wanted:
         Shape of the images, for files that do not say it.
     budget : Budget
         How many bytes the data set may take.
+    size : (height, width) or None
+        Size to bring image files to.
+    color : {"gray", "rgb"} or None
+        Colour to bring image files to.
+    zero_based : bool or "auto"
+        Whether the first index of LIBSVM text is 0.
+    max_bytes : int or None
+        The limit that the caller stated: of the budget, and of one image file.
+    labelled : bool
+        Whether labels are needed; without them readers of files that have none return an empty array.
     """
 
     split: str
     image_shape: Shape | None
     budget: Budget
+    size: tuple[int, int] | None = None
+    color: Color | None = None
+    zero_based: bool | Literal["auto"] = "auto"
+    max_bytes: int | None = None
+    labelled: bool = True
 
 
 def default_limit(path: Path) -> int:

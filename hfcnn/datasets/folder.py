@@ -1,116 +1,102 @@
-"""Folders of images, one sub-folder per class."""
+"""Folders of image files, one sub-folder per class, and image files without labels."""
 
 from __future__ import annotations
 
-import os
-import stat
-import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hfcnn.datasets.decode import decode_image, pillow
 from hfcnn.datasets.files import DatasetError, Parts, Wanted, no_part, one_set, open_regular
+from hfcnn.datasets.tree import ImageTree, class_folders, label_of, scan, unwrapped
 
-__all__ = ["read_image_folder"]
-
-#: Endings of the files that are read.
-ENDINGS = (".png", ".jpg", ".jpeg")
-
-#: Endings of images that are not read: in the folder of a class they are not passed over in silence.
-OTHER_ENDINGS = (
-    *(".jfif", ".jpe", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".avif", ".heic", ".heif", ".jp2"),
-    *(".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico", ".svg", ".exr", ".psd", ".dcm", ".raw", ".cr2", ".nef"),
-)
-
-#: Bytes per pixel of a decoded image at most.
-DECODED = 4
+__all__ = ["read_files", "read_image_folder", "readable"]
 
 
 def read_image_folder(path: Path, wanted: Wanted) -> Parts:
-    """PNG and JPEG images in one sub-folder per class, below train/ and test/ if these are there."""
-    root, split = path, wanted.split
-    if (path / "train").is_dir() or (path / "test").is_dir():
-        if not os.path.lexists(path / split):
-            no_part(path, split, f"a sub-folder {split}")
-        path = path / split
-        if not _is_folder(path, root):
-            raise DatasetError(f"{path}: a file; expected a folder of images")
-    else:
-        one_set(path, split)
-    files = []
-    for folder in sorted(path.iterdir()):
-        if not folder.name.startswith(".") and _is_folder(folder, root):
-            files += [(file, folder.name) for file in _images_of_class(folder, root)]
-    if not files:
-        raise DatasetError(f"{path}: no images; expected PNG or JPEG files in one sub-folder per class")
-    images = np.empty(0, np.uint8)
-    for i, (file, _) in enumerate(files):
-        pixels = _read_image(file, wanted)
+    """Images in one sub-folder per class, below folders of training and test images if these are there."""
+    tree = unwrapped(scan(path), stops_at_part=True)
+    classes = class_folders(tree, wanted.split)
+    if classes is None:
+        one_set(path, wanted.split)
+        classes = tree.folders
+    elif not classes:
+        no_part(path, wanted.split, f"a sub-folder {wanted.split} that holds one folder per class")
+    if tree.images and tree.folders is classes:
+        raise DatasetError(f"{tree.images[0]}: an image in no folder of a class; expected one per class")
+    files: list[Path] = []
+    labels: list[str] = []
+    for folder in classes:
+        of_class = _images_of_class(folder)
+        files += of_class
+        labels += [label_of(folder.path)] * len(of_class)
+    return read_files(files, wanted), np.array(labels)
+
+
+def _images_of_class(folder: ImageTree) -> list[Path]:
+    images = readable(folder)
+    if not images:
+        raise DatasetError(f"{folder.path}: a class with no images; put some there, or remove the folder")
+    return images
+
+
+def readable(tree: ImageTree) -> list[Path]:
+    """Images of a folder and all below it, of which none may be left out in silence.
+
+    Raises
+    ------
+    DatasetError
+        If there is a file that is neither an image nor a known companion of images.
+    """
+    for other in tree.all_others():
+        raise DatasetError(
+            f"{other}: no image of a kind that is read (PNG, JPEG, BMP, WebP, TIFF, GIF, PPM); convert it or "
+            "move it away"
+        )
+    return list(tree.all_images())
+
+
+def read_files(files: Sequence[Path], wanted: Wanted) -> NDArray[np.uint8]:
+    """Decode image files into one array.
+
+    Parameters
+    ----------
+    files : sequence of Path
+        The files, of which there is at least one.
+    wanted : Wanted
+        Size, colour and limits.
+
+    Returns
+    -------
+    ndarray of shape (n, height, width, channels), uint8
+
+    Raises
+    ------
+    DatasetError
+        If one is damaged, they need more memory than is allowed, or their shapes differ.
+    """
+    pillow(files[0])
+    images = np.empty((0, 0, 0, 0), np.uint8)
+    for i, file in enumerate(files):
+        with open_regular(file) as opened:
+            pixels = decode_image(opened, file, wanted.size, wanted.color, wanted.max_bytes)
         if i == 0:
-            wanted.budget.take(
-                len(files) * pixels.nbytes, f"{path}, {len(files)} images of shape {pixels.shape}"
-            )
+            n_bytes = len(files) * pixels.nbytes
+            wanted.budget.take(n_bytes, f"{len(files)} images of shape {pixels.shape}, the first {file}")
             images = np.empty((len(files), *pixels.shape), np.uint8)
         if pixels.shape != images.shape[1:]:
-            raise DatasetError(
-                f"{file}: of shape {pixels.shape}; expected {images.shape[1:]}, that of {files[0][0]}"
-            )
+            _refuse_shape(file, pixels, files[0], images)
         images[i] = pixels
-    return images, np.array([label for _, label in files])
+    return images
 
 
-def _is_folder(path: Path, root: Path) -> bool:
-    """Whether this is a folder, else a file; refuse what is neither, and links out of the tree."""
-    try:
-        mode = path.stat().st_mode
-    except FileNotFoundError:
-        raise DatasetError(f"{path}: a link to nothing") from None
-    if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
-        raise DatasetError(f"{path}: a device, pipe or socket; expected folders and images")
-    if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
-        raise DatasetError(
-            f"{path}: a link out of {root}; expected the images themselves, or links within it"
-        )
-    return stat.S_ISDIR(mode)
-
-
-def _images_of_class(folder: Path, root: Path) -> list[Path]:
-    """List the images of a class; there must be some, and none that cannot be read."""
-    files = []
-    for file in sorted(folder.iterdir()):
-        if file.name.startswith(".") or _is_folder(file, root):
-            continue
-        ending = file.suffix.lower()
-        if ending in OTHER_ENDINGS:
-            raise DatasetError(f"{file}: an image of a kind that is not read; expected PNG or JPEG")
-        if ending in ENDINGS:
-            files.append(file)
-    if not files:
-        raise DatasetError(
-            f"{folder}: a class with no images; expected PNG or JPEG files (if it is no class, remove it)"
-        )
-    return files
-
-
-def _read_image(file: Path, wanted: Wanted) -> NDArray[Any]:
-    """Decode an image, once its size is known to be within the budget."""
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ImportError(f"{file}: reading PNG and JPEG needs pillow: pip install hfcnn[plots]") from error
-    budget = wanted.budget
-    try:
-        with warnings.catch_warnings(), open_regular(file) as opened:
-            warnings.simplefilter("ignore")  # the budget is the limit; damage is an error below
-            with Image.open(opened, formats=("PNG", "JPEG")) as image:
-                if DECODED * image.width * image.height > budget.n_bytes:
-                    budget.refuse(f"of {image.width} x {image.height} pixels", file)
-                if image.mode not in ("L", "RGB"):
-                    raise DatasetError(f"{file}: of mode {image.mode}; expected L (gray) or RGB")
-                return np.asarray(image)
-    except (DatasetError, PermissionError, MemoryError):
-        raise
-    except Exception as error:  # decoders end in almost any exception
-        raise DatasetError(f"{file}: damaged ({error}); expected a PNG or JPEG image") from error
+def _refuse_shape(file: Path, pixels: NDArray[np.uint8], first: Path, images: NDArray[np.uint8]) -> None:
+    if pixels.shape[:2] != images.shape[1:3]:
+        remedy = "size=(height, width), or --size H,W, brings all images to one size"
+    else:
+        remedy = "color='gray' or color='rgb', or --color, brings all images to one of them"
+    raise DatasetError(
+        f"{file}: of shape {pixels.shape}; expected {images.shape[1:]}, that of {first}; {remedy}"
+    )

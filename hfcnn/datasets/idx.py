@@ -23,25 +23,26 @@ from hfcnn.datasets.files import (
     read_up_to,
 )
 
-__all__ = ["read_idx"]
+__all__ = ["IMAGES_NAME", "read_idx"]
+
+#: Name of a file of images: of MNIST, or of one of EMNIST's sets.
+IMAGES_NAME = r"(?P<set>|.*-)(?:train|test|t10k)-images[-.]idx3-ubyte(?:\.gz)?"
+
+#: What a part is called.
+PREFIXES = {"train": ("train",), "test": ("t10k", "test")}
 
 
 def read_idx(path: Path, wanted: Wanted) -> Parts:
     """IDX images and labels, from a folder or from an images file with its labels file beside it."""
     if path.is_dir():
-        prefix = "train" if wanted.split == "train" else "t10k"
-        images = first_existing(path, _names(f"{prefix}-", "images", 3))
-        if images is None:
-            left = first_existing(path, _names(f"{prefix}-", "labels", 1))
-            if left is not None:
-                raise FileNotFoundError(
-                    f"{left}: no images file beside it; expected {prefix}-images-idx3-ubyte"
-                )
-            no_part(path, wanted.split, f"{prefix}-images-idx3-ubyte (or with .gz)")
+        images = _images_of_folder(path, wanted.split)
     else:
-        one_set(path, wanted.split)
+        if wanted.labelled:
+            one_set(path, wanted.split)
         images = path
     match = re.fullmatch(r"(.*)images[-.]idx3-ubyte(?:\.gz)?", images.name)
+    if not wanted.labelled:
+        return _idx_array(images, "images", 3, wanted.budget), np.empty(0, np.int64)
     if match is None:
         raise DatasetError(
             f"{images}: an IDX file whose labels cannot be found by its name; expected the images file, "
@@ -52,6 +53,27 @@ def read_idx(path: Path, wanted: Wanted) -> Parts:
     if labels is None:
         raise FileNotFoundError(f"{images}: no labels file beside it; expected {names[0]} (or with .gz)")
     return _idx_array(images, "images", 3, wanted.budget), _idx_array(labels, "labels", 1, wanted.budget)
+
+
+def _images_of_folder(path: Path, split: str) -> Path:
+    """Images file of a part; EMNIST's folders hold several sets, and name the test part otherwise."""
+    named = [re.fullmatch(IMAGES_NAME, name) for name in sorted(file.name for file in path.iterdir())]
+    sets = {match["set"] for match in named if match}
+    if len(sets) > 1:
+        raise DatasetError(
+            f"{path}: holds the sets {', '.join(sorted(name.rstrip('-') or '(no name)' for name in sets))}; "
+            "expected one: give the path of an images file"
+        )
+    prefixes = [f"{name}{part}-" for name in sets for part in PREFIXES[split]]
+    for prefix in prefixes:
+        images = first_existing(path, _names(prefix, "images", 3))
+        if images is not None:
+            return images
+    for prefix in prefixes:
+        left = first_existing(path, _names(prefix, "labels", 1))
+        if left is not None:
+            raise FileNotFoundError(f"{left}: no images file beside it; expected {prefix}images-idx3-ubyte")
+    no_part(path, split, f"{prefixes[0]}images-idx3-ubyte (or with .gz)")
 
 
 def _names(prefix: str, what: str, n_dims: int) -> list[str]:

@@ -24,38 +24,55 @@ from hfcnn.datasets.files import (
     read_plain,
 )
 from hfcnn.datasets.pickles import text_array
-from hfcnn.datasets.pixels import to_uint8
+from hfcnn.datasets.pixels import flat_to_images, to_uint8
 
 __all__ = ["read_npz"]
+
+#: Names of arrays of images and of labels, in small letters: of a set, or with the part before or after.
+IMAGE_ARRAYS = ("x", "images", "image", "data")
+LABEL_ARRAYS = ("y", "labels", "label", "target", "targets")
 
 
 def read_npz(path: Path, wanted: Wanted) -> Parts:
     """Arrays X_train, y_train, X_test, y_test, or X, y, or the difference-coded D_train, D_test."""
-    budget, split = wanted.budget, wanted.split
+    budget = wanted.budget
     with open_plain(path, budget) as file:
         seekable: IO[bytes] = file if file.seekable() else io.BytesIO(read_plain(path, budget))
         with zipfile.ZipFile(seekable) as archive:
             keys = {name.lower().removesuffix(".npy"): name for name in archive.namelist()}
-            images, labels = _names(keys, split, path)
+            images, labels = _names(keys, wanted, path)
             X = _array(archive, keys[images], path, budget)
-            y = _array(archive, keys[labels], path, budget)
+            y = _array(archive, keys[labels], path, budget) if labels else np.empty(0, np.int64)
     if images.startswith("d_"):
         return _decode_differences(X, path, budget), y
-    return to_uint8(X, path, budget), y
+    X = to_uint8(X, path, budget)
+    return flat_to_images(X, path, wanted) if X.ndim == 2 else X, y
 
 
-def _names(keys: dict[str, str], split: str, path: Path) -> tuple[str, str]:
-    """Choose the arrays of images and labels."""
-    pairs = [(f"d_{split}", f"y_{split}"), (f"x_{split}", f"y_{split}"), ("x", "y")]
-    for pair in pairs:
-        if keys.keys() >= {*pair}:
-            if pair == ("x", "y"):
-                one_set(path, split)
-            return pair
-    has_half = any(keys.keys() & {*pair} for pair in pairs)
+def _names(keys: dict[str, str], wanted: Wanted, path: Path) -> tuple[str, str | None]:
+    """Choose the arrays of images and labels; None for labels that are not needed and not there."""
+    split = wanted.split
+    of_split = [
+        [form.format(name, split) for name in names for form in ("{0}_{1}", "{1}_{0}")]
+        for names in (("d", *IMAGE_ARRAYS), LABEL_ARRAYS)
+    ]
+    chosen = [[name for name in names if name in keys] for names in (*of_split, IMAGE_ARRAYS, LABEL_ARRAYS)]
+    images, labels, all_images, all_labels = (names[0] if names else None for names in chosen)
+    for names in chosen:
+        # scikit-learn's digits hold the same images twice, in rows and in squares
+        if len(names) > 1 and names[:2] not in (["images", "data"], [f"d_{split}", f"x_{split}"]):
+            raise DatasetError(f"{path}: has {' and '.join(names)}; expected one of them")
+    if images and (labels or not wanted.labelled):
+        return images, labels
+    has_half = images or labels or bool(all_images) != bool(all_labels)
+    if all_images and not wanted.labelled:
+        return all_images, None
+    if all_images and all_labels and not has_half:
+        one_set(path, split)
+        return all_images, all_labels
     raise (DatasetError if has_half else MissingPartError)(
         f"{path}: no {split} part among its arrays {', '.join(sorted(keys)[:20]) or '(none)'}; "
-        f"expected X_{split} (or D_{split}) and y_{split}, or X and y"
+        f"expected X_{split} (or D_{split}) and y_{split}, or X and y (or images and labels, data and target)"
     )
 
 

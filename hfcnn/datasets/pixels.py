@@ -3,15 +3,56 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hfcnn.datasets.files import Budget, DatasetError, Wanted
+from hfcnn.datasets.files import Budget, DatasetError, Shape, Wanted
 
-__all__ = ["rows_to_images", "to_uint8"]
+__all__ = ["check_image_shape", "flat_to_images", "rows_to_images", "to_uint8"]
+
+
+def check_image_shape(image_shape: tuple[int, ...] | None) -> Shape | None:
+    """Check (height, width) or (height, width, channels), and add the one channel.
+
+    Raises
+    ------
+    DatasetError
+        If it is neither of them nor None.
+    """
+    if image_shape is None:
+        return None
+    sizes = tuple(image_shape) if isinstance(image_shape, Iterable) else ()
+    sizes = sizes if len(sizes) == 3 else (*sizes, 1)
+    if len(sizes) != 3 or not all(isinstance(size, int | np.integer) and size > 0 for size in sizes):
+        raise DatasetError(
+            f"image_shape={image_shape!r}: expected positive (height, width) or (height, width, channels)"
+        )
+    return int(sizes[0]), int(sizes[1]), int(sizes[2])
+
+
+def flat_to_images(rows: NDArray[np.uint8], path: Path, wanted: Wanted) -> NDArray[np.uint8]:
+    """Images (n, height, width, channels) of flat rows that hold one pixel after another.
+
+    Raises
+    ------
+    DatasetError
+        If the rows do not fit the shape of the images, or without one are no gray squares.
+    """
+    n, n_values = rows.shape
+    shape, side = wanted.image_shape, math.isqrt(n_values)
+    if shape is None and side and side * side == n_values:
+        shape = (side, side, 1)
+    if shape is None or math.prod(shape) != n_values:
+        raise DatasetError(
+            f"{path}: {n_values} values per image, which "
+            + (f"do not fit image_shape={shape}" if shape else "is no square")
+            + "; expected image_shape=(height, width, channels) that holds them, one pixel after another"
+        )
+    return rows.reshape(n, *shape)
 
 
 def rows_to_images(rows: Any, n_labels: int, path: Path, wanted: Wanted) -> NDArray[np.uint8]:

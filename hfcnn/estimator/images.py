@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sklearn.utils import assert_all_finite, check_array
 from sklearn.utils.validation import validate_data
 
+from hfcnn.datasets.arrays import as_images
 from hfcnn.estimator.labels import Array, check_labels, check_weights, class_indices, stratified_rows
 from hfcnn.network import PRESETS, Network
 
@@ -108,7 +109,7 @@ def view_images(estimator: Any, X: Any, image_shape: Any, *, reset: bool, name: 
         If `X` is complex, empty or channels-first, or its rank or shape is not `image_shape` or not that of
         `fit`.
     """
-    X = _as_array(X)
+    X = as_images(X, name)
     shape = _normal_shape(image_shape)
     checks = {"dtype": "numeric", "ensure_all_finite": False}
     if getattr(X, "ndim", 2) <= 2:
@@ -136,14 +137,6 @@ def default_shape(n_features: int) -> ImageShape:
     """Shape (H, W, 1) of flat images: square if their size allows, one row otherwise."""
     side = math.isqrt(n_features)
     return (side, side, 1) if side * side == n_features else (1, n_features, 1)
-
-
-def _as_array(X: Any) -> Any:
-    """Turn tensors and nested lists into arrays; leave what scikit-learn knows to it."""
-    if isinstance(X, torch.Tensor):
-        X = X.detach().cpu()
-        return (X.float() if X.dtype == torch.bfloat16 else X).numpy()
-    return X if hasattr(X, "shape") else np.asarray(X)
 
 
 def _normal_shape(image_shape: Any) -> ImageShape | None:

@@ -47,13 +47,12 @@ def test_image_folder_odd_files(tmp_path):
     write_images(tmp_path, X, ["a", "a", "b"])
     odd = tmp_path / "b" / "2.png"
     image.fromarray(X[0, :4]).save(odd)
-    with pytest.raises(DatasetError, match=r"2.png: of shape \(4, 5\); expected \(6, 5\), that of .*0.png"):
+    with pytest.raises(
+        DatasetError, match=r"2.png: of shape \(4, 5, 1\); expected \(6, 5, 1\), that of .*0.png; size="
+    ):
         load(tmp_path)
     image.fromarray(X[0]).convert("RGB").save(odd)
-    with pytest.raises(DatasetError, match=r"2.png: of shape \(6, 5, 3\); expected \(6, 5\)"):
-        load(tmp_path)
-    image.fromarray(X[0]).convert("RGBA").save(odd)
-    with pytest.raises(DatasetError, match="2.png: of mode RGBA; expected L"):
+    with pytest.raises(DatasetError, match=r"2.png: of shape \(6, 5, 3\); .*color='gray'"):
         load(tmp_path)
     odd.write_bytes((tmp_path / "a" / "0.png").read_bytes()[:50])
     with pytest.raises(DatasetError, match="2.png: damaged"):
@@ -65,7 +64,7 @@ def test_image_folder_odd_files(tmp_path):
 
 def test_image_folder_without_images(tmp_path):
     (tmp_path / "a").mkdir()
-    with pytest.raises(DatasetError, match="a: a class with no images; expected PNG or JPEG"):
+    with pytest.raises(DatasetError, match="a: a class with no images"):
         load(tmp_path)
 
 
