@@ -119,11 +119,13 @@ def _scan(path: Path, root: Path, depth: int) -> ImageTree:
 
 def _check_link(file: Path, root: Path) -> None:
     target = file.resolve()
-    if not target.is_relative_to(root) or not target.is_file():
+    if not target.is_relative_to(root):
         raise DatasetError(
-            f"{file}: a link to {'a folder' if target.is_dir() else 'somewhere else'}; expected the files "
-            "themselves, or links to files of the same data set"
+            f"{file}: a link out of {root}; expected the images themselves, or links to others of the folder"
         )
+    if not target.is_file():
+        kind = "a folder" if target.is_dir() else "nothing that is a file"
+        raise DatasetError(f"{file}: a link to {kind}; expected the images themselves, or links to them")
 
 
 def _starts_as_image(file: Path) -> bool:
