@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hfcnn.memory import free_bytes, is_allocation_failure
 
-__all__ = ["ImageReader", "Indices"]
+__all__ = ["Block", "ImageReader", "Indices"]
 
 Indices: TypeAlias = "NDArray[np.int64] | slice"
 
@@ -95,6 +95,33 @@ class ImageReader:
         return resident
 
 
+class Block:
+    """Images from one place to another of an array, none of which is read before it is asked for.
+
+    Parameters
+    ----------
+    array : Tensor or array of shape (l, H, W, C)
+        All images.
+    start, stop : int
+        The block.
+    """
+
+    def __init__(self, array: Any, start: int, stop: int) -> None:
+        self.array = array
+        self.start, self.stop = start, stop
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __getitem__(self, index: Indices) -> Any:
+        """Read those at `index`, counted in the block."""
+        if isinstance(index, slice):
+            first, last, _ = index.indices(len(self))
+            return self.array[self.start + first : self.start + last]
+        where = index + self.start
+        return self.array[torch.from_numpy(where) if isinstance(self.array, Tensor) else where]
+
+
 class _Ahead:
     """A batch that a thread reads, and sends to the device, while something else is computed."""
 
@@ -162,7 +189,10 @@ def send(part: Tensor, device: torch.device) -> Tensor:
 
 def _on_host(images: Any, index: Indices) -> Tensor:
     """Some images where they are, as they are."""
-    return _rows(images, index) if isinstance(images, Tensor) else torch.from_numpy(np.array(images[index]))
+    if isinstance(images, Tensor):
+        return _rows(images, index)
+    part = images[index]
+    return part if isinstance(part, Tensor) else torch.from_numpy(np.array(part))
 
 
 def _rows(images: Tensor, index: Indices) -> Tensor:

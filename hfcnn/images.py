@@ -7,6 +7,7 @@ here, by `Images.weighted_sum`.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
@@ -17,9 +18,10 @@ from torch import Tensor
 
 from hfcnn.backend import TORCH, Backend
 from hfcnn.cost import choose_batch_size, gradient_cost
-from hfcnn.image_reader import ImageReader, Indices
+from hfcnn.image_reader import Block, ImageReader, Indices
 from hfcnn.memory import as_text, free_bytes, is_allocation_failure, keep_heap
 from hfcnn.network import Network
+from hfcnn.ranks import EXCHANGES, Ranks, SharedSum
 
 __all__ = ["Batch", "Contribution", "ImageSums", "Images", "Span"]
 
@@ -66,11 +68,15 @@ class Contribution(NamedTuple):
 
 
 class ImageSums(NamedTuple):
-    """Weighted sums of losses and hits, and whether the sum was stopped before its end."""
+    """Weighted sums of losses and hits, and whether the sum was stopped before its end.
+
+    Several processes know, too, after which share of the images they stopped.
+    """
 
     value: float
     hits: float
     is_stopped: bool
+    share: float = 1.0
 
 
 class Images:
@@ -91,6 +97,11 @@ class Images:
         Whose device the batches are moved to.
     batch_size : int or None
         Images per batch; None chooses for the device.
+    ranks : Ranks or None
+        Processes that share the images; None is this one alone.
+    shard : {"block", "given"}, default="block"
+        What the processes pass: "block" all of the images, the same in each, of which it reads a block; or
+        "given", its own.
 
     Attributes
     ----------
@@ -115,6 +126,8 @@ class Images:
         *,
         backend: Backend = TORCH,
         batch_size: int | None = None,
+        ranks: Ranks | None = None,
+        shard: str = "block",
     ) -> None:
         shape = tuple(images.shape)
         if shape[1:] != network.input_shape:
@@ -129,42 +142,73 @@ class Images:
         self.network = network
         self.backend = backend
         self.batch_size = batch_size
+        self.ranks = ranks
         self.indices: NDArray[np.int64] | None = None
+        self._start, self._n_all = 0, len(images)
+        if ranks is not None and shard == "block":
+            self._start, stop = ranks.block(len(images))
+            images = Block(images, self._start, stop)
+            labels = None if labels is None else labels[self._start : stop]
+            weight = None if weight is None else weight[self._start : stop]
+        elif ranks is not None:
+            sizes = ranks.gather(len(images))
+            self._start, self._n_all = sum(sizes[: ranks.rank]), sum(sizes)
         self.labels = None if labels is None else labels.to(backend.device)
         self.weight = None if weight is None else weight.to(backend.device)
         self._reader = ImageReader(images, backend.device)
+        self._own: NDArray[np.int64] | None = None
+        self._parent: Images | None = None
         self._total_weight: float | None = None
         #: Most images for which memory was found to suffice; shared by all sets of the same images.
-        self._limit = [len(images)]
+        self._limit = [max(1, len(images))]
 
     def __len__(self) -> int:
-        """Number of images that count."""
-        return len(self._reader.images) if self.indices is None else len(self.indices)
+        """Number of images that count, in all processes."""
+        return self._n_all if self.indices is None else len(self.indices)
+
+    @property
+    def n_own(self) -> int:
+        """Number of images that count, of this process."""
+        return len(self._reader.images) if self._own is None else len(self._own)
 
     def subset(self, indices: NDArray[np.int64]) -> Images:
-        """Choose some of the images that count, by their places among them; no image is copied."""
+        """Choose some of the images that count, by their places among them; no image is copied.
+
+        Each process takes its part: the places are counted through all processes, from the first one's on.
+        """
+        if self.indices is not None:
+            return self._all_images().subset(self.indices[indices])
         chosen = copy.copy(self)
         chosen._total_weight = None
-        chosen.indices = indices if self.indices is None else self.indices[indices]
-        where = torch.from_numpy(indices).to(self.backend.device)
+        chosen.indices, chosen._parent = indices, self
+        own = indices
+        if self.ranks is not None:
+            own = indices[(indices >= self._start) & (indices < self._start + self.n_own)] - self._start
+        chosen._own = own
+        where = torch.from_numpy(own).to(self.backend.device)
         chosen.labels = None if self.labels is None else self.labels[where]
         chosen.weight = None if self.weight is None else self.weight[where]
         return chosen
+
+    def _all_images(self) -> Images:
+        return self if self._parent is None else self._parent
 
     def with_weight_as(self, dtype: torch.dtype) -> Images:
         """Round all weights to `dtype` at once, for sums that read nothing but them."""
         rounded = copy.copy(self)
         rounded._total_weight = None
+        rounded._parent = None if self._parent is None else self._parent.with_weight_as(dtype)
         rounded.weight = None if self.weight is None else self.weight.to(dtype)
         return rounded
 
     @property
     def total_weight(self) -> float:
-        """Sum of the weights; the number of images where there are none."""
+        """Sum of the weights in all processes; the number of images where there are none."""
         if self.weight is None:
             return float(len(self))
-        if self._total_weight is None:  # once: to ask waits for the device
-            self._total_weight = float(self.weight.sum(dtype=torch.float64))
+        if self._total_weight is None:  # once: to ask waits for the device and for the other processes
+            own = float(self.weight.sum(dtype=torch.float64))
+            self._total_weight = own if self.ranks is None else self.ranks.total(own)[0]
         return self._total_weight
 
     def spans(self, dtype: torch.dtype, *, is_even: bool = False) -> list[Span]:
@@ -176,12 +220,12 @@ class Images:
         size = self.batch_size or choose_batch_size(self.network, dtype.itemsize, self.backend.device)
         size = min(size, self._limit[0])
         if is_even:
-            size = max(1, -(-len(self) // max(1, -(-len(self) // size))))
-        return [Span(start, min(start + size, len(self))) for start in range(0, len(self), size)]
+            size = max(1, -(-self.n_own // max(1, -(-self.n_own // size))))
+        return [Span(start, min(start + size, self.n_own)) for start in range(0, self.n_own, size)]
 
     def read(self, span: Span, dtype: torch.dtype) -> Batch:
         """Read a batch: images and weights of `dtype`, on the device."""
-        next_span = Span(span.stop, min(span.stop + span.size, len(self)))
+        next_span = Span(span.stop, min(span.stop + span.size, self.n_own))
         images = self._reader.read(
             self._place(span), dtype, self._place(next_span) if next_span.size > 0 else None
         )
@@ -190,8 +234,8 @@ class Images:
         return Batch(images, labels, weight)
 
     def _place(self, span: Span) -> Indices:
-        """Where the images of a span are among all."""
-        return slice(*span) if self.indices is None else self.indices[slice(*span)]
+        """Where the images of a span are among all of this process."""
+        return slice(*span) if self._own is None else self._own[slice(*span)]
 
     def weighted_sum(
         self,
@@ -199,6 +243,7 @@ class Images:
         part: Callable[[Span, float], Contribution],
         into: Tensor | None = None,
         kept: dict[Span, Any] | None = None,
+        is_over: Callable[[float], bool] | None = None,
     ) -> ImageSums:
         """Add up what the batches contribute: the one sum over images of this package.
 
@@ -213,17 +258,21 @@ class Images:
             The weighted mean of the vectors is added to this, in place.
         kept : dict or None
             What is kept of batches between sums; see `each`.
+        is_over : callable or None
+            Whether a value so far says that the sum ends, by which several processes decide alike.
 
         Returns
         -------
         ImageSums
-            Sums, not means, of losses and hits.
+            Sums, not means, of losses and hits, over the images of all processes.
 
         Raises
         ------
         MemoryError
             If memory does not suffice for one image.
         """
+        if self.ranks is not None:
+            return self._shared_sum(spans, part, into, kept, SharedSum(self.ranks, self.n_own, is_over))
         value = hits = 0.0
         scale = 1 / self.total_weight
 
@@ -237,6 +286,43 @@ class Images:
 
         is_stopped = any(self.each(spans, add, kept))
         return ImageSums(value, hits, is_stopped)
+
+    def _shared_sum(
+        self,
+        spans: list[Span],
+        part: Callable[[Span, float], Contribution],
+        into: Tensor | None,
+        kept: dict[Span, Any] | None,
+        shared: SharedSum,
+    ) -> ImageSums:
+        """Do what `weighted_sum` does with the other processes."""
+        value = hits = 0.0
+        vector = None if into is None else torch.zeros_like(into)
+        is_stopped = False
+
+        def add(span: Span) -> bool:
+            nonlocal value, hits, is_stopped
+            if shared.reach(span.start, value):
+                is_stopped = True
+                return True
+            found = part(span, shared.known(value))
+            value, hits = value + found.value, hits + found.hits
+            if found.is_last:
+                value = value if math.isnan(value) else math.inf
+            elif vector is not None and found.vector is not None:
+                vector.add_(found.vector)
+            return found.is_last
+
+        any(self.each(spans, add, kept))
+        if not is_stopped:
+            weight = float(self.n_own if self.weight is None else self.weight.sum(dtype=torch.float64))
+            sums, is_stopped = shared.finish(vector, value, weight, hits)
+        if is_stopped:
+            return ImageSums(math.inf, 0.0, True, shared.n_exchanges / EXCHANGES)
+        value, self._total_weight, hits = sums[-3:].tolist()
+        if into is not None:
+            into.add_((sums[:-3] / self._total_weight).to(into.dtype))
+        return ImageSums(value, hits, is_stopped=False)
 
     def each(
         self, spans: list[Span], work: Callable[[Span], Result], kept: dict[Span, Any] | None = None

@@ -179,7 +179,9 @@ def newton(
     options = options or NewtonOptions()
     size = subsample_size(objective.n_images, options.sampling_rate)
     sampler = Sampler(objective.n_images, size, options.sampling, options.seed)
-    capture = graph_capture(objective.backend.device, options.cuda_graph)
+    capture = None
+    if objective.ranks is None:  # what processes add up together is not captured
+        capture = graph_capture(objective.backend.device, options.cuda_graph)
     if state is None:
         state = start(objective, theta0, options)
     elif state.sampler:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from hfcnn.images import Contribution, Images, Span
 from hfcnn.linearization import Linearization
 from hfcnn.loss import Loss, get_loss
 from hfcnn.network import Network
+from hfcnn.ranks import Ranks
 
 __all__ = ["Evaluation", "Objective", "Passes", "forward", "outputs"]
 
@@ -114,6 +115,11 @@ class Objective:
         Implementation of the layer operations and device.
     batch_size : int or None
         Images per batch; None chooses for the device. Results differ between sizes by rounding only.
+    ranks : Ranks or None
+        Processes that share the images, each calling the same methods in the same order; None is this one
+        alone.
+    shard : {"block", "given"}, default="block"
+        Whether each process passes all images, and reads its block of them, or its own.
 
     Attributes
     ----------
@@ -137,6 +143,8 @@ class Objective:
     backend: Backend = TORCH
     batch_size: int | None = None
     passes: Passes = field(default_factory=Passes)
+    ranks: Ranks | None = None
+    shard: str = "block"
 
     def __post_init__(self) -> None:
         self.loss = get_loss(self.loss)
@@ -150,6 +158,8 @@ class Objective:
             self.sample_weight,
             backend=self.backend,
             batch_size=self.batch_size,
+            ranks=self.ranks,
+            shard=self.shard,
         )
 
     @property
@@ -197,8 +207,13 @@ class Objective:
         """
         loss = get_loss(self.loss)
         data = self.data if indices is None else self.data.subset(indices)
-        total_weight = data.total_weight
         norm = float(torch.dot(theta, theta)) / (2 * self.C)
+
+        def is_over(value: float) -> bool:
+            if bound == math.inf:  # any value is allowed, and the weights need not be known yet
+                return math.isnan(norm + value)
+            # written so that a NaN stops it too
+            return not norm + value / data.total_weight <= bound
 
         def part(span: Span, so_far: float) -> Contribution:
             batch = data.read(span, theta.dtype)
@@ -210,8 +225,7 @@ class Objective:
                 values, hits = values * batch.weight, hits * batch.weight
             sums = torch.stack((values.sum(dtype=torch.float64), hits.sum(dtype=torch.float64)))
             value, right = sums.tolist()
-            # written so that a NaN stops it too
-            if not norm + (so_far + value) / total_weight <= bound:
+            if is_over(so_far + value):
                 self.passes.forward += span.size
                 return Contribution(None, value, right, is_last=True)
             if linear is None:
@@ -226,9 +240,17 @@ class Objective:
             return Contribution(vector, value, right)
 
         grad = theta / self.C if gradient else None
-        totals = data.weighted_sum(data.spans(theta.dtype), part, grad)
-        value = norm + totals.value / total_weight
+        if bound < math.inf:
+            data.total_weight  # noqa: B018, asked for by all processes now, or they would wait for each other
+        before = replace(self.passes)
+        totals = data.weighted_sum(
+            data.spans(theta.dtype), part, grad, is_over=None if bound == math.inf else is_over
+        )
+        if data.ranks is not None:  # what all of them did, and not this one alone
+            self.passes.forward = before.forward + round(totals.share * len(data))
+            self.passes.backward = before.backward + gradient * round(totals.share * len(data))
+        value = norm + totals.value / data.total_weight
         if totals.is_stopped:
             stopped = math.nan if math.isnan(totals.value) else math.inf
             return Evaluation(value if bound == math.inf else stopped, None, math.nan)
-        return Evaluation(value, grad, totals.hits / total_weight)
+        return Evaluation(value, grad, totals.hits / data.total_weight)

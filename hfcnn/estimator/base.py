@@ -9,22 +9,25 @@ from dataclasses import asdict
 from typing import Any, Self
 
 import numpy as np
+import torch
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from hfcnn.estimator.checkpoint import SavedRun, fingerprint, save_checkpoint, state_fields
 from hfcnn.estimator.images import ImageSet
 from hfcnn.estimator.labels import Array
-from hfcnn.estimator.monitors import Checkpoint, EarlyStopping, UserCallbacks, Validation
+from hfcnn.estimator.monitors import Checkpoint, EarlyStopping, OnAllRanks, UserCallbacks, Validation
 from hfcnn.estimator.plan import FitPlan, PlannedCNN
 from hfcnn.estimator.progress import Progress
 from hfcnn.estimator.run import Monitor, Run, follow
 from hfcnn.estimator.scikit_callbacks import CallbackSupportMixin, ScikitCallbacks, with_callbacks
 from hfcnn.estimator.solvers import Solver
 from hfcnn.estimator.threads import with_threads
+from hfcnn.images import Contribution, Images, Span
 from hfcnn.interrupts import Interrupts, hold_interrupts
-from hfcnn.objective import Objective, outputs
+from hfcnn.objective import Objective, forward
 from hfcnn.persistence import ATTRIBUTES
+from hfcnn.ranks import Ranks
 
 __all__ = ["CNNClassifier"]
 
@@ -47,6 +50,8 @@ class CNNClassifier(CallbackSupportMixin, PlannedCNN):  # type: ignore[misc]
         X_val: Any = None,
         y_val: Any = None,
         resume_from: Any = None,
+        distributed: bool | str = "auto",
+        shard: str = "block",
     ) -> Self:
         """Train the network.
 
@@ -64,6 +69,12 @@ class CNNClassifier(CallbackSupportMixin, PlannedCNN):  # type: ignore[misc]
             `early_stopping` goes instead of by a share of `X`.
         resume_from : str, path or None, default=None
             A checkpoint of the same fit; the run goes on from there, bit for bit as if never stopped.
+        distributed : "auto" or False, default="auto"
+            Whether the processes of torch's default group, where one is initialised, fit one model together.
+            Each calls `fit` with the same arguments; process 0 shows progress and writes checkpoints.
+        shard : {"block", "given"}, default="block"
+            What the processes pass: all images, the same in each, of which it reads only its own contiguous
+            block; or each its own images, labels and weights.
 
         Returns
         -------
@@ -84,14 +95,19 @@ class CNNClassifier(CallbackSupportMixin, PlannedCNN):  # type: ignore[misc]
         tasks = self._scikit_callbacks(draft, X, y, sample_weight)
         with hold_interrupts() as interrupts:
             with interrupts.allowed():
+                ranks = Ranks.current(distributed)
+                draft._ranks, draft._shard = ranks, shard
                 plan = draft._prepare(X, y, sample_weight, X_val, y_val, resume_from)
                 monitors = [
-                    *draft._validation_monitors(plan.validation, plan.objective.backend),
+                    *draft._validation_monitors(plan.validation, plan.objective),
                     UserCallbacks(self.callbacks),
                     *tasks,
-                    *draft._progress(plan.objective, plan.solver),
-                    *draft._checkpoints(plan, interrupts),
                 ]
+                if ranks is None or ranks.rank == 0:
+                    monitors += draft._progress(plan.objective, plan.solver)
+                    monitors += draft._checkpoints(plan, interrupts)
+                if ranks is not None:
+                    monitors = [OnAllRanks(ranks, monitors)]
             self._follow(draft, plan, monitors, interrupts)
         return self
 
@@ -152,13 +168,28 @@ class CNNClassifier(CallbackSupportMixin, PlannedCNN):  # type: ignore[misc]
         for message in run.messages:
             warnings.warn(message, ConvergenceWarning, stacklevel=6)
 
-    def _validation_monitors(self, validation: ImageSet | None, backend: Any) -> list[Monitor]:
+    def _validation_monitors(self, validation: ImageSet | None, objective: Objective) -> list[Monitor]:
         if validation is None:
             return []
+        data = Images(
+            self.network_,
+            validation.images,
+            torch.from_numpy(validation.labels),
+            backend=objective.backend,
+            batch_size=self.batch_size,
+            ranks=objective.ranks,
+            shard=objective.shard,
+        )
 
         def accuracy(theta: Tensor) -> float:
-            z = outputs(self.network_, theta, validation.images, backend, self.batch_size)
-            return float((z.argmax(1) == validation.labels).mean())
+            def part(span: Span, _: float) -> Contribution:
+                batch = data.read(span, theta.dtype)
+                z = forward(self.network_, theta, batch.images, objective.backend)
+                assert batch.labels is not None
+                return Contribution(hits=float((z.argmax(1) == batch.labels).sum()))
+
+            with torch.inference_mode():
+                return data.weighted_sum(data.spans(theta.dtype), part).hits / len(data)
 
         stop = [EarlyStopping(self.n_iter_no_change)] if self.early_stopping else []
         return [Validation(accuracy), *stop]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,10 @@ from torch import Tensor
 
 from hfcnn.estimator.run import HistoryRow, Monitor, Run
 from hfcnn.interrupts import Interrupts
+from hfcnn.ranks import Ranks
 from hfcnn.solver import SolverState
 
-__all__ = ["Checkpoint", "EarlyStopping", "UserCallbacks", "Validation"]
+__all__ = ["Checkpoint", "EarlyStopping", "OnAllRanks", "UserCallbacks", "Validation"]
 
 
 class Validation(Monitor):
@@ -80,6 +82,45 @@ def _is_true(answer: Any) -> bool:
     if isinstance(answer, np.ndarray | np.generic | Tensor):
         return str(answer.dtype).endswith(("bool", "bool_")) and answer.ndim == 0 and bool(answer)
     return answer is True
+
+
+class OnAllRanks(Monitor):
+    """Lets the monitors of several processes decide alike, and checks that their parameters are the same.
+
+    Parameters
+    ----------
+    ranks : Ranks
+        The processes.
+    monitors : sequence of Monitor
+        Those of this process.
+    """
+
+    def __init__(self, ranks: Ranks, monitors: Sequence[Monitor]) -> None:
+        self.ranks = ranks
+        self.monitors = monitors
+
+    def open(self, run: Run) -> bool:
+        """Open them all."""
+        return self._any([monitor.open(run) for monitor in self.monitors])
+
+    def measure(self, run: Run, state: SolverState, row: HistoryRow) -> None:
+        """Compare the parameters; then let them all measure."""
+        self.ranks.check_same(state.theta, state.iteration)
+        for monitor in self.monitors:
+            monitor.measure(run, state, row)
+
+    def after(self, run: Run) -> bool:
+        """Stop all processes where one asks to stop."""
+        return self._any([monitor.after(run) for monitor in self.monitors])
+
+    def close(self, run: Run) -> None:
+        """Close them all, the last first."""
+        with ExitStack() as stack:
+            for monitor in self.monitors:
+                stack.callback(monitor.close, run)
+
+    def _any(self, answers: Sequence[bool]) -> bool:
+        return self.ranks.total(any(answers))[0] > 0
 
 
 class Checkpoint(Monitor):

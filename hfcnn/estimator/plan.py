@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABCMeta, abstractmethod
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
 import numpy as np
@@ -26,6 +26,7 @@ from hfcnn.estimator.run import HistoryRow, Run
 from hfcnn.estimator.solvers import Solver
 from hfcnn.objective import Objective
 from hfcnn.persistence import ATTRIBUTES
+from hfcnn.ranks import Ranks, together
 
 __all__ = ["FitPlan", "FitSeeds", "PlannedCNN"]
 
@@ -67,6 +68,10 @@ class PlannedCNN(FittedCNN, metaclass=ABCMeta):
     #: A check for each parameter.
     _checks: ClassVar[dict[str, Check]]
 
+    #: Processes that fit together, and what they pass; of a draft, for one fit.
+    _ranks: Ranks | None = None
+    _shard: str = "block"
+
     network: Any
     C: float
     max_iter: Any
@@ -89,22 +94,60 @@ class PlannedCNN(FittedCNN, metaclass=ABCMeta):
         self, X: Any, y: Any, sample_weight: Any, X_val: Any, y_val: Any, resume_from: Any
     ) -> FitPlan:
         """Check all arguments of `fit` and make what it needs: parameters first, the images' values last."""
-        self._check_parameters()
-        saved = None if resume_from is None else read_checkpoint(self, resume_from)
-        go_on = saved is None and self.warm_start and hasattr(self, "theta_")
-        images = self._view_images(X, reset=not go_on)
-        data = training_set(self, images, y, sample_weight, None)
-        self._begin(images, data.classes, go_on=go_on)
-        seeds = FitSeeds.draw(self.random_state) if saved is None else FitSeeds(**saved.seeds)
-        held_out = self._validation_set(X_val, y_val)
-        assert_images_finite(images, "X", self)
-        if held_out is None and self.early_stopping:
-            data, held_out = stratified_split(data, self.validation_fraction, seeds.split)
+        ranks = self._ranks
+        with together(ranks):
+            self._check_parameters()
+            self._check_shard()
+            saved = None if resume_from is None else read_checkpoint(self, resume_from)
+            go_on = saved is None and self.warm_start and hasattr(self, "theta_")
+            images = self._view_images(X, reset=not go_on)
+            present = np.unique(check_labels(y, images, self)) if self._is_given else None
+        classes = present
+        if ranks is not None and present is not None:
+            classes = np.unique(np.concatenate(ranks.gather(present)))
+        with together(ranks):
+            data = training_set(self, images, y, sample_weight, classes)
+            self._begin(images, data.classes, go_on=go_on)
+            seeds = FitSeeds.draw(self.random_state) if saved is None else FitSeeds(**saved.seeds)
+            held_out = self._validation_set(X_val, y_val)
+            own = slice(None) if ranks is None or self._is_given else slice(*ranks.block(len(images)))
+            assert_images_finite(images[own], "X", self)
+        if ranks is not None:
+            seeds = FitSeeds(**ranks.first(asdict(seeds)))
+            self._check_alike(ranks, images)
+        with together(ranks):
+            if held_out is None and self.early_stopping:
+                data, held_out = stratified_split(data, self.validation_fraction, seeds.split)
+            if saved is not None and (ranks is None or ranks.rank == 0):
+                saved.check_data(data, held_out)
         objective = self._objective(data)
         if saved is None:
             return self._started(data, held_out, objective, seeds, go_on=go_on)
-        saved.check_data(data, held_out)
         return self._resumed(data, held_out, objective, saved)
+
+    @property
+    def _is_given(self) -> bool:
+        """Whether each process passes its own images."""
+        return self._ranks is not None and self._shard == "given"
+
+    def _check_shard(self) -> None:
+        if self._shard not in ("block", "given"):
+            raise ValueError(f'shard must be "block" or "given"; got {self._shard!r}')
+        if self._is_given and isinstance(self.class_weight, str):
+            raise ValueError(
+                'class_weight="balanced" needs the labels of all processes, and with shard="given" each has '
+                "only its own: pass a dict of weights"
+            )
+
+    def _check_alike(self, ranks: Ranks, images: Array) -> None:
+        """Check that all processes fit the same network on images of the same type, and as many."""
+        n_images = None if self._is_given else len(images)
+        found = ranks.gather((repr(self.network_), str(images.dtype), n_images))
+        if len(set(found)) > 1:
+            raise ValueError(
+                "the processes of a fit must pass the same arguments; their networks, types and numbers of "
+                f"images are {found}"
+            )
 
     def _prepare_part(self, X: Any, y: Any, classes: Any, sample_weight: Any) -> FitPlan:
         """Check all arguments of `partial_fit` and make what it needs."""
@@ -172,15 +215,20 @@ class PlannedCNN(FittedCNN, metaclass=ABCMeta):
         return ImageSet(images, class_indices(labels, self.classes_), None, self.classes_)
 
     def _objective(self, data: ImageSet) -> Objective:
+        total_weight = data.total_weight
+        if self._ranks is not None and self._is_given:
+            total_weight = self._ranks.total(total_weight)[0]
         return Objective(
             self.network_,
             data.images,
             torch.from_numpy(data.labels),
             self._loss_function(),
-            self.C * data.total_weight,
+            self.C * total_weight,
             None if data.weight is None else torch.from_numpy(data.weight),
             self._get_backend(),
             self.batch_size,
+            ranks=self._ranks,
+            shard=self._shard,
         )
 
     def _started(
@@ -195,7 +243,7 @@ class PlannedCNN(FittedCNN, metaclass=ABCMeta):
         """FitPlan a run from drawn parameters or from the fitted ones."""
         device = objective.backend.device
         first = self.n_iter_ if go_on else 0
-        solver = self._solver(objective, first, seeds.after(first))
+        solver = self._solver_for(objective, first, seeds)
         rows: list[HistoryRow] = []
         if go_on:
             state = solver.go_on(objective, self._theta(device), self)
@@ -213,7 +261,7 @@ class PlannedCNN(FittedCNN, metaclass=ABCMeta):
         device = objective.backend.device
         seeds = FitSeeds(**saved.seeds)
         first = int(saved.state["iteration"]) - (len(saved.history) - saved.n_earlier)
-        solver = self._solver(objective, first, seeds.after(first))
+        solver = self._solver_for(objective, first, seeds)
         if saved.state.keys() != {field.name for field in fields(solver.state_type)}:
             raise ValueError(
                 "the checkpoint is of a fit by another solver: set solver, max_iter and epochs as they were"
@@ -231,6 +279,15 @@ class PlannedCNN(FittedCNN, metaclass=ABCMeta):
         """Iterations that a fit makes at most, as far as the parameters tell."""
         most: int | None = self.max_iter
         return most
+
+    def _solver_for(self, objective: Objective, first: int, seeds: FitSeeds) -> Solver[Any]:
+        solver = self._solver(objective, first, seeds.after(first))
+        if objective.ranks is not None and not solver.runs_on_ranks:
+            raise ValueError(
+                f"this fit's solver, {type(solver).__name__}, cannot run on several processes: set "
+                'solver="newton-cg", or pass distributed=False'
+            )
+        return solver
 
     def _score_column(self) -> str | None:
         """Column of `history_` by which the best parameters are chosen; None keeps the newest."""

@@ -41,6 +41,9 @@ class Solver(ABC, Generic[_State]):
     """
 
     state_type: ClassVar[type[Any]]
+    #: Whether all that it computes from images goes through `Images.weighted_sum`, so that several processes
+    #: can share them.
+    runs_on_ranks: ClassVar[bool] = False
     last: int
 
     @abstractmethod
