@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,66 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hfcnn.backend import TORCH, Backend
-from hfcnn.cost import choose_batch_size, gradient_cost
+from hfcnn.batches import Batch, Contribution, ImageSums, Result, Room, Span
+from hfcnn.cost import choose_batch_size
 from hfcnn.image_reader import Block, ImageReader, Indices
-from hfcnn.memory import as_text, free_bytes, is_allocation_failure, keep_heap
+from hfcnn.memory import keep_heap
 from hfcnn.network import Network
 from hfcnn.ranks import EXCHANGES, Ranks, SharedSum
 
 __all__ = ["Batch", "Contribution", "ImageSums", "Images", "Span"]
-
-Result = TypeVar("Result")
-
-
-class Span(NamedTuple):
-    """A batch by its place: from `start` to before `stop`, counted in the set that is summed over."""
-
-    start: int
-    stop: int
-
-    @property
-    def size(self) -> int:
-        """Number of images."""
-        return self.stop - self.start
-
-
-class Batch(NamedTuple):
-    """Images of a span, of shape (N, H, W, C), with labels and weights of shape (N,), on the device."""
-
-    images: Tensor
-    labels: Tensor | None
-    weight: Tensor | None
-
-
-class Contribution(NamedTuple):
-    """What a batch adds to the weighted sum.
-
-    Attributes
-    ----------
-    vector : Tensor of shape (n,) or None
-        Weighted sum of the vectors of its images; None where only the numbers are asked for.
-    value, hits : float
-        Weighted sums of its images' losses, and of ones for each image whose label was found.
-    is_last : bool
-        Stop here: what is still to come changes nothing. The vector is then not added.
-    """
-
-    vector: Tensor | None = None
-    value: float = 0.0
-    hits: float = 0.0
-    is_last: bool = False
-
-
-class ImageSums(NamedTuple):
-    """Weighted sums of losses and hits, and whether the sum was stopped before its end.
-
-    Several processes know, too, after which share of the images they stopped.
-    """
-
-    value: float
-    hits: float
-    is_stopped: bool
-    share: float = 1.0
 
 
 class Images:
@@ -159,8 +107,8 @@ class Images:
         self._own: NDArray[np.int64] | None = None
         self._parent: Images | None = None
         self._total_weight: float | None = None
-        #: Most images for which memory was found to suffice; shared by all sets of the same images.
-        self._limit = [max(1, len(images))]
+        #: Shared by all sets of the same images.
+        self._room = Room(network, backend)
 
     def __len__(self) -> int:
         """Number of images that count, in all processes."""
@@ -218,7 +166,7 @@ class Images:
         own.
         """
         size = self.batch_size or choose_batch_size(self.network, dtype.itemsize, self.backend.device)
-        size = min(size, self._limit[0])
+        size = min(size, self._room.most)
         if is_even:
             size = max(1, -(-self.n_own // max(1, -(-self.n_own // size))))
         return [Span(start, min(start + size, self.n_own)) for start in range(0, self.n_own, size)]
@@ -343,41 +291,4 @@ class Images:
         MemoryError
             If memory does not suffice for one image.
         """
-        index = 0
-        while index < len(spans):
-            span = spans[index]
-            is_kept = kept is not None and span in kept
-            if is_kept or span.size <= self._limit[0]:
-                found = self._attempt(work, span)
-                if found:
-                    index += 1
-                    yield found[0]
-                    continue
-                self._limit[0] = min(self._limit[0], max(1, span.size // 2))
-                if kept is not None:
-                    kept.pop(span, None)
-            middle = (span.start + span.stop) // 2
-            spans[index : index + 1] = [Span(span.start, middle), Span(middle, span.stop)]
-
-    def _attempt(self, work: Callable[[Span], Result], span: Span) -> list[Result]:
-        """Result of some work, in a list; an empty one where memory ran out."""
-        try:
-            with self.backend.exact():
-                return [work(span)]
-        except (MemoryError, RuntimeError) as error:
-            if not is_allocation_failure(error):
-                raise
-            if span.size == 1:
-                raise MemoryError(self._shortage()) from error
-        # here nothing of the failed attempt is alive any more
-        if self.backend.device.type == "cuda":
-            torch.cuda.empty_cache()
-        return []
-
-    def _shortage(self) -> str:
-        device, needed = self.backend.device, gradient_cost(self.network, torch.float64.itemsize).bytes
-        return (
-            f"memory does not suffice for a single image: its derivatives take up to {as_text(needed)}, and "
-            f"{as_text(free_bytes(device))} are free on {device}; use smaller images, a smaller network or "
-            "fewer filters in its first layers, or allow the process more memory"
-        )
+        return self._room.each(spans, work, kept)

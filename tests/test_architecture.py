@@ -32,13 +32,8 @@ LAYERS = {
         *("hfcnn.cost", "hfcnn.cuda_graph"),
     ],
     "derivatives": ["hfcnn.linearization", "hfcnn.stored_jacobian", "hfcnn.loss"],
-    "sums over images": [
-        "hfcnn.ranks",
-        "hfcnn.image_reader",
-        "hfcnn.images",
-        "hfcnn.objective",
-        "hfcnn.gauss_newton",
-    ],
+    "sums over images": ["hfcnn.ranks", "hfcnn.image_reader", "hfcnn.batches", "hfcnn.images"]
+    + ["hfcnn.objective", "hfcnn.gauss_newton"],
     "solvers": [
         *("hfcnn.conjugate_gradient", "hfcnn.line_search", "hfcnn.damping", "hfcnn.sampling"),
         *("hfcnn.solver", "hfcnn.newton", "hfcnn.sgd", "hfcnn.kfac", "hfcnn.batch_model"),

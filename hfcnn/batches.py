@@ -1,0 +1,135 @@
+"""Batches of images, and what to do where memory does not suffice for one."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from hfcnn.backend import Backend
+from hfcnn.cost import gradient_cost
+from hfcnn.memory import as_text, free_bytes, is_allocation_failure
+from hfcnn.network import Network
+
+__all__ = ["Batch", "Contribution", "ImageSums", "Result", "Room", "Span"]
+
+Result = TypeVar("Result")
+
+
+class Span(NamedTuple):
+    """A batch by its place: from `start` to before `stop`, counted in the set that is summed over."""
+
+    start: int
+    stop: int
+
+    @property
+    def size(self) -> int:
+        """Number of images."""
+        return self.stop - self.start
+
+
+class Batch(NamedTuple):
+    """Images of a span, of shape (N, H, W, C), with labels and weights of shape (N,), on the device."""
+
+    images: Tensor
+    labels: Tensor | None
+    weight: Tensor | None
+
+
+class Contribution(NamedTuple):
+    """What a batch adds to the weighted sum.
+
+    Attributes
+    ----------
+    vector : Tensor of shape (n,) or None
+        Weighted sum of the vectors of its images; None where only the numbers are asked for.
+    value, hits : float
+        Weighted sums of its images' losses, and of ones for each image whose label was found.
+    is_last : bool
+        Stop here: what is still to come changes nothing. The vector is then not added.
+    """
+
+    vector: Tensor | None = None
+    value: float = 0.0
+    hits: float = 0.0
+    is_last: bool = False
+
+
+class ImageSums(NamedTuple):
+    """Weighted sums of losses and hits, and whether the sum was stopped before its end.
+
+    Several processes know, too, after which share of the images they stopped.
+    """
+
+    value: float
+    hits: float
+    is_stopped: bool
+    share: float = 1.0
+
+
+class Room:
+    """How many images memory suffices for, as far as was found out.
+
+    Parameters
+    ----------
+    network : Network
+        The network.
+    backend : Backend
+        Where it is computed.
+
+    Attributes
+    ----------
+    most : int
+        Most images per batch.
+    """
+
+    def __init__(self, network: Network, backend: Backend) -> None:
+        self.network = network
+        self.backend = backend
+        self.most = sys.maxsize
+
+    def each(
+        self, spans: list[Span], work: Callable[[Span], Result], kept: dict[Span, Any] | None
+    ) -> Iterator[Result]:
+        """Do some work for each batch; see `hfcnn.images.Images.each`."""
+        index = 0
+        while index < len(spans):
+            span = spans[index]
+            is_kept = kept is not None and span in kept
+            if is_kept or span.size <= self.most:
+                found = self._attempt(work, span)
+                if found:
+                    index += 1
+                    yield found[0]
+                    continue
+                self.most = min(self.most, max(1, span.size // 2))
+                if kept is not None:
+                    kept.pop(span, None)
+            middle = (span.start + span.stop) // 2
+            spans[index : index + 1] = [Span(span.start, middle), Span(middle, span.stop)]
+
+    def _attempt(self, work: Callable[[Span], Result], span: Span) -> list[Result]:
+        """Result of some work, in a list; an empty one where memory ran out."""
+        try:
+            with self.backend.exact():
+                return [work(span)]
+        except (MemoryError, RuntimeError) as error:
+            if not is_allocation_failure(error):
+                raise
+            if span.size == 1:
+                raise MemoryError(self._shortage()) from error
+        # here nothing of the failed attempt is alive any more
+        if self.backend.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return []
+
+    def _shortage(self) -> str:
+        device, needed = self.backend.device, gradient_cost(self.network, torch.float64.itemsize).bytes
+        return (
+            f"memory does not suffice for a single image: its derivatives take up to {as_text(needed)}, and "
+            f"{as_text(free_bytes(device))} are free on {device}; use smaller images, a smaller network or "
+            "fewer filters in its first layers, or allow the process more memory"
+        )
