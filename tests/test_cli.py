@@ -132,7 +132,7 @@ class TestTrain:
 class TestPredict:
     def test_writes_a_row_an_image(self, model, digits):
         found = rows(succeed("predict", model, digits))
-        assert [row["index"] for row in found] == [str(index) for index in range(100)]
+        assert [row["file"] for row in found] == [f"{digits}[{index}]" for index in range(100)]
         labels = np.load(digits)["y_test"]
         assert np.mean([int(row["label"]) for row in found] == labels) > 0.7
 
@@ -144,6 +144,34 @@ class TestPredict:
         probabilities = np.array([[float(row[f"p_{label}"]) for label in range(10)] for row in found])
         np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-5)
         assert probabilities.argmax(1).tolist() == [int(row["label"]) for row in found]
+
+    @pytest.mark.parametrize("what", ["file", "folder", "pattern", "several", "arrays"])
+    def test_needs_no_labels(self, what, model, digits, tmp_path):
+        """A photo, a folder, a pattern, several of them, an .npz with X alone: the same labels."""
+        image = pytest.importorskip("PIL.Image")
+        X = np.load(digits)["X_test"][:4]
+        (tmp_path / "über").mkdir()
+        for index, pixels in enumerate(X):
+            image.fromarray(pixels[..., 0]).save(tmp_path / "über" / f"{index}.png")
+        np.savez(tmp_path / "only.npz", X=X)
+        paths = sorted((tmp_path / "über").iterdir())
+        arguments = {
+            "file": paths[:1],
+            "folder": [tmp_path / "über"],
+            "pattern": [tmp_path / "über" / "*.png"],
+            "several": paths,
+            "arrays": [tmp_path / "only.npz"],
+        }[what]
+        result = CliRunner().invoke(app, ["predict", str(model), *map(str, arguments)])
+        found = rows(result.stdout_bytes.decode("utf-8"))
+        expected = rows(succeed("predict", model, digits))[: len(found)]
+        assert len(found) == (1 if what == "file" else 4)
+        assert [row["label"] for row in found] == [row["label"] for row in expected]
+        if what != "arrays":
+            assert [row["file"] for row in found] == list(map(str, paths[: len(found)]))
+
+    def test_will_not_write_over_what_it_reads(self, model, digits):
+        assert "is read" in fail("predict", model, digits, "--output", digits)
 
 
 class TestExport:
@@ -246,7 +274,7 @@ class TestErrors:
         assert "(9, 9, 1)" in fail("predict", model, path)
 
     def test_unknown_split(self, model, digits):
-        assert "split must be" in fail("predict", model, digits, "--split", "dev")
+        assert "'train', 'test'" in fail("predict", model, digits, "--split", "dev")
 
     def test_usage(self, digits):
         result = invoke("train", digits)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
-__all__ = ["load_like", "load_part", "load_scaled", "load_test_part", "load_trained"]
+__all__ = ["load_like", "load_part", "load_scaled", "load_test_part", "load_trained", "scaled"]
 
 
 def load_part(
@@ -67,4 +67,9 @@ def load_scaled(model: Path, data: Path, split: str | None, device: str) -> tupl
     """Load a classifier, and images, scaled for it, with their labels and the name of the part they are."""
     classifier, scaler = load_trained(model, device)
     X, y, part = load_like(data, split, classifier.image_shape_)
-    return classifier, X if scaler is None else scaler.transform(X), y, part
+    return classifier, scaled(X, scaler), y, part
+
+
+def scaled(X: Any, scaler: Any) -> Any:
+    """Scale images, where the model's file has a scaler for them."""
+    return X if scaler is None else scaler.transform(X)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from hfcnn.cli.images import load_scaled, load_trained
+from hfcnn.cli.images import load_scaled, load_trained, scaled
 from hfcnn.cli.options import DataPath, DeviceName, ModelPath, SplitName
 from hfcnn.commands import print_line
 
@@ -21,32 +22,43 @@ __all__ = ["evaluate", "export", "predict"]
 
 def predict(
     model: ModelPath,
-    data: DataPath,
+    data: Annotated[
+        list[str],
+        typer.Argument(help="Image files, folders of them, patterns such as 'photos/*.jpg', or data sets."),
+    ],
     output: Annotated[Path | None, typer.Option(help="CSV file to write. [default: standard output]")] = None,
     proba: Annotated[bool, typer.Option("--proba", help="Add the probability of each class.")] = False,
     split: SplitName = None,
     device: DeviceName = "auto",
 ) -> None:
-    """Predict the label of each image of a data set, as CSV."""
-    from hfcnn.files import check_output_path, write_atomically
+    """Predict the class of each image, as CSV: file, label, its probability. No labels are needed."""
+    from hfcnn.datasets import load_images
+    from hfcnn.files import check_output_path, check_separate, write_atomically
 
     if output is not None:
         check_output_path(output, "--output")
-    classifier, X, _, _ = load_scaled(model, data, split, device)
-    columns = [classifier.predict(X)[:, None]]
-    names = ["label"]
-    if proba:
-        columns.append(classifier.predict_proba(X))
-        names += [f"p_{label}" for label in classifier.classes_]
+        check_separate(output, "--output", **{"MODEL": model} | {path: Path(path) for path in data})
+    classifier, scaler = load_trained(model, device)
+    shape = classifier.image_shape_
+    X, files = load_images(data, split=cast(Any, split), image_shape=shape)
+    X = scaled(X, scaler)
+    text = csv_of(files, classifier.predict(X), classifier.predict_proba(X), classifier.classes_, proba)
+    if output is not None:
+        write_atomically(output, text.encode())
+    else:
+        sys.stdout.buffer.write(text.encode())  # UTF-8, whatever the terminal's locale
+        sys.stdout.flush()
+
+
+def csv_of(files: Sequence[str], labels: Any, probabilities: Any, classes: Any, has_all: bool) -> str:
+    """Table of predictions: a row per image, in the order of the files."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["index", *names])
-    for index, rows in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
-        writer.writerow([index, *(value for row in rows for value in row)])
-    if output is not None:
-        write_atomically(output, text.getvalue().encode())
-    else:
-        sys.stdout.write(text.getvalue())
+    names = classes.tolist()
+    writer.writerow(["file", "label", "probability", *(f"p_{name}" for name in names if has_all)])
+    for file, label, row in zip(files, labels.tolist(), probabilities.tolist(), strict=True):
+        writer.writerow([file, label, row[names.index(label)], *(row if has_all else ())])
+    return text.getvalue()
 
 
 def evaluate(

@@ -32,10 +32,23 @@ def train(
     network: Annotated[
         str, typer.Option(help="cnn3 or cnn5, the paper's; or layers: conv32x5p2,conv64x3p2,dense128.")
     ] = "cnn3",
+    solver: Annotated[
+        str,
+        typer.Option(
+            help="newton-cg, the paper's, in iterations; kfac, stochastic, in epochs; or auto, kfac unless "
+            "--max-iter is given."
+        ),
+    ] = "auto",
     C: Annotated[
-        float, typer.Option("--C", help="Inverse strength of the regularisation: smaller is more of it.")
-    ] = 0.01,
-    loss: Annotated[str, typer.Option(help="squared or cross_entropy.")] = "squared",
+        Any,
+        typer.Option(
+            "--C",
+            parser=parse_number,
+            metavar="C",
+            help="Inverse strength of the regularisation: smaller is more of it. [default: the classifier's]",
+        ),
+    ] = None,
+    loss: Annotated[str, typer.Option(help="auto, squared or cross_entropy.")] = "auto",
     sampling_rate: Annotated[
         Any,
         parsed(
@@ -44,7 +57,13 @@ def train(
             "Images over which the Gauss-Newton matrix is averaged: a share, a number of them, or auto.",
         ),
     ] = "auto",
-    max_iter: Annotated[int, typer.Option(min=1, help="Most iterations.")] = 100,
+    max_iter: Annotated[
+        int | None, typer.Option(min=1, help="Most iterations of newton-cg. [default: 100]")
+    ] = None,
+    epochs: Annotated[
+        Any,
+        parsed(parse_number, "EPOCHS", "Epochs of kfac; auto ends once they no longer help."),
+    ] = "auto",
     early_stopping: Annotated[
         bool,
         typer.Option(
@@ -66,13 +85,13 @@ def train(
         Path | None,
         typer.Option(help="Data set to test on after each iteration. [default: DATA's test part, if any]"),
     ] = None,
-    image_shape: Annotated[
-        Any, parsed(parse_sizes, "H,W[,C]", "Shape of images, where a file does not tell.")
-    ] = None,
     size: Annotated[
-        Any, parsed(parse_sizes, "H,W", "Size to bring image files to: resized, and cut at the centre.")
+        Any, parsed(parse_sizes, "H,W", "Size to bring image files to: resized, then cut at the centre.")
     ] = None,
-    color: Annotated[str | None, typer.Option(help="gray or rgb: colour to bring image files to.")] = None,
+    color: Annotated[str | None, typer.Option(help="Colour to bring image files to: gray or rgb.")] = None,
+    image_shape: Annotated[
+        Any, parsed(parse_sizes, "H,W[,C]", "Shape of images, where a file of arrays does not tell.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of choice, weights and sampling.")] = 0,
     device: DeviceName = "auto",
     backend: BackendName = "auto",
@@ -107,7 +126,9 @@ def train(
     scaler = ImageScaler().fit(X)
     classifier = NewtonCNNClassifier(
         layers,
-        C=C,
+        solver=solver,
+        epochs=epochs,
+        **({} if C is None else {"C": C}),
         loss=loss,
         sampling_rate=sampling_rate,
         max_iter=max_iter,
