@@ -1,4 +1,4 @@
-"""A newcomer's first hour, from README alone: a folder of photos of any size is trained on, scored and exported."""
+"""From README alone: a folder of photos of any size is trained on, scored and exported."""
 
 import csv
 import io
