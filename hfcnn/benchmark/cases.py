@@ -49,6 +49,11 @@ class Case:
         v = torch.randn(theta.shape, generator=generator)
         return cls(network, theta, images, labels, v)
 
+    def to(self, device: torch.device) -> Case:
+        """Move everything to a device."""
+        moved = (part.to(device) for part in (self.theta, self.images, self.labels, self.v))
+        return Case(self.network, *moved)
+
     @property
     def C(self) -> float:
         """The paper's C = 0.01 l."""

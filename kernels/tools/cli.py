@@ -190,6 +190,40 @@ def tune(
 
 
 @app.command()
+def accept(
+    out: Annotated[Path, typer.Option(help="Folder of findings.jsonl, a line for each finding.")],
+    stage: Annotated[Names, typer.Option(help="A stage; all by default.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="On the CPU and in the interpreter, on tiny shapes.")
+    ] = False,
+) -> None:
+    """Check and time everything on this machine's GPU in ten minutes, each stage within its own limit.
+
+    Ends with status 1 if a check fails. Stages: versions, compile, ops, graphs, kernels, products, iteration,
+    fit.
+    """
+    from .acceptance import STAGES, findings_table
+    from .acceptance import accept as run_stages
+
+    if not dry_run:
+        import torch
+
+        if not torch.cuda.is_available():
+            raise ValueError("hfcnn kernels accept needs a GPU, and torch sees none here; --dry-run does not")
+    console = terminal(REPORT_WIDTH)
+    with _progress(console) as progress:
+        task = progress.add_task("", total=len(stage or STAGES))
+
+        def on_stage(name: str) -> None:
+            progress.update(task, description=name, advance=1)
+
+        found = run_stages(out, dry_run, stage or tuple(STAGES), on_stage)
+    console.print(findings_table(found))
+    if any(finding.is_passed is False for finding in found):
+        raise typer.Exit(1)
+
+
+@app.command()
 def traffic(
     network: Annotated[str, typer.Option(help="cnn3 or cnn5.")] = "cnn3",
     images: Annotated[str, typer.Option(help="MNIST or CIFAR10: the size of an image.")] = "CIFAR10",

@@ -29,7 +29,15 @@ from .machine_code import MachineCode, compile_launch, compiler_environment
 from .report_cases import KernelCase
 from .roofline import Gpu, Resources, gpu_of_arch, occupancy, roofline
 
-__all__ = ["MAX_SPILL", "CompiledLaunch", "default_cache", "compile_cases", "faults", "source_hash"]
+__all__ = [
+    "MAX_SPILL",
+    "CompiledLaunch",
+    "default_cache",
+    "compile_cases",
+    "compile_in_place",
+    "faults",
+    "source_hash",
+]
 
 #: Bytes of stack a thread above which a kernel fails. A few words outside the loop cost nothing; the least
 #: spill in a hot loop that was seen is 96.
@@ -216,6 +224,11 @@ def _compile_batch(batch: dict[str, tuple[KernelCase, int]], jobs: int) -> Itera
 def _compile_one(case: KernelCase, index: int) -> MachineCode:
     launch = case.launches()[index]
     return compile_launch(launch, TARGETS[case.target], _scalars(case, launch))
+
+
+def compile_in_place(case: KernelCase, index: int) -> MachineCode:
+    """Compile a launch of a case into Triton's own cache, where a run on the target's GPU finds it."""
+    return _compile_one(case, index)
 
 
 def _scalars(case: KernelCase, launch: Launch) -> dict[str, int]:

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, cast
+from unittest.mock import patch
 
 from ..launch import OPS, TARGETS, Launch, launches
 
 if TYPE_CHECKING:
-    from hfcnn.network import ConvLayer
+    from hfcnn.network import ConvLayer, Network
 
-__all__ = ["IMAGES", "KernelCase", "cases", "quick_cases"]
+__all__ = ["IMAGES", "KernelCase", "cases", "layer_cases", "quick_cases"]
 
 #: Data sets by the shape of an image: MNIST's, and that of CIFAR10 and SVHN.
 IMAGES = {"MNIST": (28, 28, 1), "CIFAR10": (32, 32, 3)}
 N_OUTPUTS = 10
+#: A network whose filters are no multiple of 4, so that neither weights nor pixels lie on 16 bytes; and one
+#: that is small enough for the interpreter.
+OTHER_NETWORKS = {"odd": ((30, 5, 2), (62, 3, 2), (33, 3, 1)), "tiny": ((5, 3, 2), (4, 3, 1))}
 #: Images a launch. It changes the counts in proportion and no machine code.
 IMAGES_PER_LAUNCH = 1024
 #: Ops that are reported, and the precisions in which a fit uses them by default.
@@ -70,7 +74,7 @@ class KernelCase:
 
 
 def cases(
-    networks: Sequence[str] = ("cnn3", "cnn5"),
+    networks: Sequence[str] = ("cnn3", "cnn5", "odd"),
     targets: Sequence[str] = tuple(TARGETS),
     ops: Sequence[str] = tuple(USES),
     images: Sequence[str] = tuple(IMAGES),
@@ -86,7 +90,7 @@ def cases(
     from hfcnn.network import PRESETS
 
     for what, asked, known in (
-        ("network", networks, PRESETS),
+        ("network", networks, (*PRESETS, "odd")),
         ("target", targets, TARGETS),
         ("op", ops, USES),
     ):
@@ -104,12 +108,10 @@ def cases(
 def _shapes(
     op: str, networks: Sequence[str], images: Sequence[str], n_images: int
 ) -> Iterator[tuple[KernelCase, str]]:
-    from hfcnn.network import Network
-
     for precision in USES[op]:
         for name in networks:
             for data in images:
-                network = Network.preset(name, IMAGES[data], N_OUTPUTS)
+                network = _network(name, IMAGES[data])
                 if op == "cg_update":
                     yield KernelCase(op, None, network.n_parameters, "", precision), f"{name} {data}"
                     continue
@@ -119,6 +121,25 @@ def _shapes(
                     where, conv = f"{name} {data} {number}", cast("ConvLayer", layer)
                     for k in _cotangents(op, precision):
                         yield KernelCase(op, conv, n_images, "", precision, k, number == 1), where
+
+
+def _network(name: str, shape: tuple[int, int, int]) -> Network:
+    from hfcnn.network import Conv, Network
+
+    if name in OTHER_NETWORKS:
+        layers = [Conv(filters, size, pool=pool) for filters, size, pool in OTHER_NETWORKS[name]]
+        return Network(layers, shape, N_OUTPUTS)
+    return Network.preset(name, shape, N_OUTPUTS)
+
+
+def layer_cases(name: str, target: str) -> list[KernelCase]:
+    """List every op at every shape of the network "tiny", whose images are 7 x 6 with 2 channels."""
+    with patch.dict(IMAGES, {"tiny": (7, 6, 2)}):
+        return [
+            replace(case, target=target, where=(where,))
+            for op in USES
+            for case, where in _shapes(op, (name,), ("tiny",), IMAGES_PER_LAUNCH)
+        ]
 
 
 def _cotangents(op: str, precision: str) -> tuple[int, ...]:

@@ -1,0 +1,192 @@
+"""Stages of ``hfcnn kernels accept`` that look at whole steps: graphs, products, an iteration, a fit."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+from hfcnn.backend import Backend, get_backend
+from hfcnn.benchmark.cases import Case, curvlinops_operator
+from hfcnn.benchmark.steps import whole_steps
+from hfcnn.benchmark.timing import interleave
+from hfcnn.network import Conv, Network
+from hfcnn.newton import NewtonOptions, NewtonState, newton
+from hfcnn.objective import Objective
+
+__all__ = ["check_graphs", "check_products", "compare_fits", "profile_iteration"]
+
+#: What is found: what it is of, whether it is as it must be, figures, and a note.
+_Found: TypeAlias = tuple[str, bool | None, dict[str, Any], str]
+
+#: A network small enough for the interpreter.
+TINY = [Conv(4, 3, pool=2)]
+#: Largest difference of a product from float64 that passes, over the norm of the truth.
+PRODUCT_TOLERANCE = {"ieee": 1e-5, "tf32": 5e-3}
+
+
+def _device(is_dry: bool) -> str:
+    return "cpu" if is_dry else "cuda"
+
+
+def _backend(is_dry: bool, name: str) -> Backend:
+    precision = "ieee" if name == "torch" or is_dry else "tf32"
+    return get_backend(name, _device(is_dry), precision)
+
+
+def _digits(is_dry: bool, backend: Backend, n_images: int) -> Objective:
+    """The 8 x 8 digits, on which a fit learns something."""
+    images, labels = load_digits(return_X_y=True)
+    data = torch.from_numpy((images[:n_images] / 16).astype(np.float32).reshape(-1, 8, 8, 1))
+    network = Network(TINY if is_dry else [Conv(16, 3, pool=2), Conv(32, 3, pool=2)], (8, 8, 1), 10)
+    targets = torch.from_numpy(labels[:n_images])
+    return Objective(network, data.to(backend.device), targets, C=1.0 * n_images, backend=backend)
+
+
+def _fit(objective: Objective, iterations: int, **options: Any) -> list[NewtonState]:
+    theta = objective.network.init(0).to(objective.backend.device)
+    chosen = NewtonOptions(max_iter=iterations, sampling_rate=0.5, gauss_newton="rop", **options)
+    return list(newton(objective, theta, chosen))
+
+
+def check_graphs(is_dry: bool) -> Iterator[_Found]:
+    """CG steps with and without a graph give the same bits; after a capture that fails, fits work on."""
+    n_images, iterations = (12, 1) if is_dry else (1000, 3)
+    objective = _digits(is_dry, _backend(is_dry, "triton"), n_images)
+    options: dict[str, Any] = {"cg_max_iter": 5 if is_dry else 50, "cg_tol": 0.0}
+    off = _fit(objective, iterations, cuda_graph=False, **options)[-1].theta
+    on = _fit(objective, iterations, cuda_graph="auto" if is_dry else True, **options)[-1].theta
+    note = "no graph on a CPU: both ran step by step" if is_dry else ""
+    yield "graph on and off", bool(torch.equal(on, off)), {}, note
+    if is_dry:
+        return
+    failing = patch.object(torch.cuda.CUDAGraph, "capture_begin", side_effect=RuntimeError("forced"))
+    with warnings.catch_warnings(record=True) as caught, failing:
+        warnings.simplefilter("always")
+        after = _fit(objective, iterations, cuda_graph=True, **options)[-1].theta
+    warned = any("could not be captured" in str(warning.message) for warning in caught)
+    yield "capture that fails", bool(torch.equal(after, off)) and warned, {}, "" if warned else "no warning"
+    later = _fit(objective, iterations, cuda_graph=True, **options)[-1].theta
+    yield "fit after it", bool(torch.equal(later, off)), {}, ""
+
+
+def check_products(is_dry: bool) -> Iterator[_Found]:
+    """Gauss-Newton products against float64, then their times beside torch.func's and curvlinops'."""
+    device = torch.device(_device(is_dry))
+    if is_dry:
+        network, n_images, precision = Network(TINY, (6, 6, 1), 10), 4, "ieee"
+    else:
+        network, n_images, precision = Network.preset("cnn3", (32, 32, 3), 10), 2500, "tf32"
+    step = next(iter(whole_steps(network, n_images, device, kernels=precision)))
+    assert step.expected is not None
+    errors, calls = {}, {}
+    for name, call in step.calls.items():
+        result = call()
+        vector = step.read[name](result) if name in step.read else result
+        errors[name] = float((vector.double() - step.expected).norm() / step.expected.norm())
+        calls[name] = call if device.type == "cpu" else _synchronised(call, device)
+    allowed = PRODUCT_TOLERANCE[precision if device.type == "cuda" else "ieee"]
+    wrong = [name for name, error in errors.items() if not error <= allowed]
+    yield "differences from float64", not wrong, errors, ", ".join(wrong)
+    if device.type == "cuda":
+        try:
+            case = Case.draw("cnn3", (32, 32, 3), n_images).to(device)
+            operator = curvlinops_operator(case, n_images)
+            calls["curvlinops"] = _synchronised(lambda: operator @ case.v, device)
+        except ImportError:
+            pass
+    seconds = interleave(calls, 1 if is_dry else 10)
+    yield "times", None, {f"{name} us": 1e6 * value for name, value in seconds.items()}, ""
+
+
+def _synchronised(call: Any, device: torch.device) -> Any:
+    def run() -> None:
+        call()
+        torch.cuda.synchronize(device)
+
+    return run
+
+
+def profile_iteration(is_dry: bool) -> Iterator[_Found]:
+    """One Newton iteration under the profiler: with images in numpy, and on the device already."""
+    backend = _backend(is_dry, "triton")
+    if is_dry:
+        network, n_images = Network(TINY, (6, 6, 1), 10), 8
+    else:
+        network, n_images = Network.preset("cnn3", (32, 32, 3), 10), 50_000
+    rng = np.random.default_rng(0)
+    data = rng.standard_normal((n_images, *network.input_shape), dtype=np.float32)
+    labels = torch.arange(n_images) % 10
+    options = NewtonOptions(max_iter=1, cg_max_iter=3 if is_dry else 20, sampling_rate=0.05)
+    places: tuple[tuple[str, Any], ...] = (
+        ("numpy", data),
+        ("resident", torch.from_numpy(data).to(backend.device)),
+    )
+    for name, images in places:
+        objective = Objective(network, images, labels, C=0.01 * n_images, backend=backend)
+        theta = network.init(0).to(backend.device)
+
+        def iterate(objective: Objective = objective, theta: Tensor = theta) -> NewtonState:
+            return next(newton(objective, theta, options))
+
+        iterate()
+        activities = [ProfilerActivity.CPU]
+        if backend.device.type == "cuda":
+            activities.append(ProfilerActivity.CUDA)
+        with profile(activities=activities) as profiler:
+            state = iterate()
+            if backend.device.type == "cuda":
+                torch.cuda.synchronize(backend.device)
+        yield f"images in {name}", None, {"seconds": state.seconds, **_totals(profiler)}, ""
+
+
+def _totals(profiler: Any) -> dict[str, Any]:
+    """Kernels, transfers, synchronisations and the device's idle time, from a profile."""
+    spans, figures = [], {"kernels": 0, "transfers": 0, "transfer us": 0.0, "synchronisations": 0}
+    for event in profiler.events():
+        if str(event.device_type).endswith("CUDA"):
+            is_transfer = "Memcpy" in event.name
+            figures["transfers" if is_transfer else "kernels"] += 1
+            figures["transfer us"] += event.time_range.elapsed_us() if is_transfer else 0.0
+            spans.append((event.time_range.start, event.time_range.end))
+        elif "Synchronize" in event.name:
+            figures["synchronisations"] += 1
+    busy, end = 0.0, 0.0
+    for start, stop in sorted(spans):
+        busy += max(0.0, stop - max(start, end))
+        end = max(end, stop)
+    whole = end - min((start for start, _ in spans), default=0.0)
+    return {**figures, "device busy us": busy, "device idle us": whole - busy}
+
+
+def compare_fits(is_dry: bool) -> Iterator[_Found]:
+    """A short fit by the kernels against torch's: f, CG counts and accuracy."""
+    n_images, iterations = (12, 1) if is_dry else (1500, 8)
+    found = {}
+    for name in ("triton", "torch"):
+        objective = _digits(is_dry, _backend(is_dry, name), n_images)
+        states = _fit(objective, iterations)
+        found[name] = (
+            states[-1].f,
+            sum(state.cg_iterations for state in states),
+            states[-1].training_accuracy,
+        )
+    (f, cg, accuracy), (f_torch, cg_torch, accuracy_torch) = found["triton"], found["torch"]
+    figures = {
+        "f": f,
+        "f of torch": f_torch,
+        "CG": cg,
+        "CG of torch": cg_torch,
+        "accuracy": accuracy,
+        "accuracy of torch": accuracy_torch,
+    }
+    is_near = abs(f - f_torch) <= 0.02 * abs(f_torch) and abs(accuracy - accuracy_torch) <= 0.01
+    is_near &= abs(cg - cg_torch) <= max(2, 0.2 * cg_torch)
+    yield f"{iterations} iterations on {n_images} digits", is_near, figures, ""
