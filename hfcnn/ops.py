@@ -40,8 +40,10 @@ __all__ = [
     "Selection",
     "cg_update",
     "conv_cotangent",
+    "conv_cotangent_gram",
     "conv_forward",
     "conv_jvp",
+    "conv_patch_gram",
     "conv_transpose",
     "conv_value",
     "conv_vjp",
@@ -196,6 +198,25 @@ def conv_cotangent(g: Tensor, selection: AnySelection, layer: ConvLayer) -> Tens
     return selection.expand(selection.mask(g))
 
 
+def conv_cotangent_gram(g: Tensor, selection: AnySelection, layer: ConvLayer) -> Tensor:
+    """Sum u u^T over images and positions before pooling; u is `conv_cotangent`'s. Shape (O, O)."""
+    u = conv_cotangent(g, selection, layer).flatten(0, 2)
+    return u.t() @ u
+
+
+def conv_patch_gram(
+    z: Tensor, layer: ConvLayer, *, gap: tuple[int, int] = (1, 1), first: tuple[int, int] = (0, 0)
+) -> Tensor:
+    """Sum [patch, 1] [patch, 1]^T over images and every `gap`-th position of the filter, from `first`.
+
+    Shape (F + 1, F + 1), F = KH KW C, in theta's order: a filter's weights, then its bias.
+    """
+    phi = unfold(z, layer).view(len(z), layer.channels, -1, layer.conv_height, layer.conv_width)
+    phi = phi[..., first[0] :: gap[0], first[1] :: gap[1]].permute(0, 3, 4, 2, 1).reshape(-1, layer.fan_in)
+    patches = torch.cat((phi, phi.new_ones(len(phi), 1)), 1)
+    return patches.t() @ patches
+
+
 def conv_transpose(u: Tensor, w: Tensor, layer: ConvLayer) -> Tensor:
     """Carry a cotangent from before ReLU and pooling to the layer's input: shape (N, H, W, C)."""
     z_shape = u.new_empty((len(u), *layer.input_shape))
@@ -237,18 +258,9 @@ def jacobian_jvp(
 def jacobian_vjp(
     z: Tensor, D: Tensor, q: Tensor, selection: AnySelection, layer: ConvLayer
 ) -> tuple[Tensor, Tensor]:
-    """Apply the transpose of a layer's block of the stored Jacobian to q (80), summed over images.
+    """Apply the transpose of a layer's block of the stored Jacobian to q (N, K) (80), summed over images.
 
-    Parameters
-    ----------
-    D : Tensor of shape (N, K, Hp, Wp, O)
-        dz^{L+1} / dZ^{m+1}; after max pooling, zero where the ReLU is off.
-    q : Tensor of shape (N, K)
-
-    Returns
-    -------
-    g_weight : Tensor of shape (O, KH, KW, C)
-    g_bias : Tensor of shape (O,)
+    D is as in `jacobian_jvp`, and the result as in `conv_vjp_weight`.
     """
     g = torch.bmm(q.unsqueeze(1), D.flatten(2)).view(len(D), *D.shape[2:])
     return conv_vjp_weight(g, z, selection, layer)

@@ -6,8 +6,10 @@
 from .launch import OPS, TARGETS, Launch, Target, launches
 from .ops import (
     cg_update,
+    conv_cotangent_gram,
     conv_forward,
     conv_jvp,
+    conv_patch_gram,
     conv_value,
     conv_vjp,
     conv_vjp_input,
@@ -22,8 +24,10 @@ __all__ = [
     "Launch",
     "Target",
     "cg_update",
+    "conv_cotangent_gram",
     "conv_forward",
     "conv_jvp",
+    "conv_patch_gram",
     "conv_value",
     "conv_vjp",
     "conv_vjp_input",

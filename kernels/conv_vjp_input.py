@@ -22,7 +22,7 @@ from .checks import check_cotangent, check_selection, check_tensors
 from .device import multiply, tile_of
 from .launch import Launch, Request, plan, planner
 from .shapes import BLOCK_E, ceil_divide, filled, traffic
-from .tiles import accumulator, arithmetic, tile_for
+from .tiles import accumulator, arithmetic, elements, tile_for
 
 if TYPE_CHECKING:
     from hfcnn.network import ConvLayer
@@ -147,7 +147,7 @@ def _plan(request: Request) -> list[Launch]:
     blocks = ceil_divide(layer.height, block[0]) * ceil_divide(layer.width, block[1])
     tiles = ceil_divide(request.n_images * request.n_outputs * blocks, tile.p)
     count = traffic("conv_vjp_input", request)
-    pointer = f"*{request.dtype}"
+    pointer, block_e = f"*{request.dtype}", elements(request, BLOCK_E)
     taps = layer.kernel[0] * layer.kernel[1]
     size = taps * layer.channels * filled(layer.filters)
     shared = {"C": layer.channels, "O": layer.filters, "OZ": filled(layer.filters)}
@@ -155,10 +155,10 @@ def _plan(request: Request) -> list[Launch]:
         "conv_vjp_input",
         _transpose_kernel,
         {"w": pointer, "w_t": pointer},
-        {"SIZE": size, "TAPS": taps, **shared, "BLOCK_E": BLOCK_E},
+        {"SIZE": size, "TAPS": taps, **shared, "BLOCK_E": block_e},
         4,
         1,
-        (ceil_divide(size, BLOCK_E),),
+        (ceil_divide(size, block_e),),
         0,
         layer.filters * layer.fan_in * request.item_size,
         size * request.item_size,

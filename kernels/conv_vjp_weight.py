@@ -24,7 +24,7 @@ from .checks import check_images, check_selection, check_tensors
 from .conv_vjp_input import conv_vjp_input
 from .device import first_taps, multiply, rows_of, tile_of
 from .launch import ITEM_SIZES, Launch, Request, launches, plan, planner
-from .shapes import ceil_divide, geometry, patch_of, traffic
+from .shapes import LEAST_TILES, ceil_divide, geometry, patch_of, traffic
 from .tiles import accumulator, arithmetic, is_joint, tile_for
 from .weights import n_partial, plan_sum_gradient
 
@@ -35,8 +35,6 @@ __all__ = ["conv_vjp", "conv_vjp_weight"]
 
 #: Programs that a multiprocessor holds at once, by their registers.
 PROGRAMS_PER_UNIT = 2
-#: Least tiles of positions a program sums, so that partial sums stay few beside what is read.
-LEAST_TILES = 8
 
 
 @triton.jit(do_not_specialize=["n_images"])

@@ -180,6 +180,8 @@ class Request:
         Rows K of D, or cotangents an image.
     is_first : bool
         Whether the layer's input has neither tangent nor gradient.
+    grid : pair of (int, int)
+        Gap and first of the positions that `conv_patch_gram` takes.
     """
 
     layer: ConvLayer
@@ -189,6 +191,7 @@ class Request:
     target: Target
     n_outputs: int
     is_first: bool
+    grid: tuple[tuple[int, int], tuple[int, int]] = ((1, 1), (0, 0))
 
     @property
     def item_size(self) -> int:
@@ -226,6 +229,8 @@ OPS = {
     "conv_vjp": Op(None, ()),
     "jacobian_jvp": Op("forward", ("tf32",)),
     "jacobian_vjp": Op("vjp_weight", ("tf32",)),
+    "conv_patch_gram": Op("vjp_weight", ("tf32",)),
+    "conv_cotangent_gram": Op("vjp_weight", ("tf32",)),
     "cg_update": Op(None, ("tf32",)),
 }
 
@@ -302,10 +307,11 @@ def plan(
     *,
     n_outputs: int = 1,
     is_first: bool = False,
+    grid: tuple[tuple[int, int], tuple[int, int]] = ((1, 1), (0, 0)),
 ) -> tuple[Launch, ...]:
     """List the launches of an op on tensors of the dtype and device of `like`."""
     target = current_target(like)
-    return _launches(op, layer, n_images, DTYPES[like.dtype], precision, target, n_outputs, is_first)
+    return _launches(op, layer, n_images, DTYPES[like.dtype], precision, target, n_outputs, is_first, grid)
 
 
 def current_target(tensor: Tensor) -> Target:

@@ -11,13 +11,16 @@ from .conv_forward import conv_forward, conv_value
 from .conv_jvp import conv_jvp
 from .conv_vjp_input import conv_vjp_input
 from .conv_vjp_weight import conv_vjp, conv_vjp_weight
+from .gram import conv_cotangent_gram, conv_patch_gram
 from .jacobian_jvp import jacobian_jvp
 from .jacobian_vjp import jacobian_vjp
 
 __all__ = [
     "cg_update",
+    "conv_cotangent_gram",
     "conv_forward",
     "conv_jvp",
+    "conv_patch_gram",
     "conv_value",
     "conv_vjp",
     "conv_vjp_input",

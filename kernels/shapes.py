@@ -12,11 +12,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BLOCK_E",
+    "LEAST_TILES",
     "Patch",
     "Traffic",
     "ceil_divide",
     "filled",
     "geometry",
+    "grid_sides",
     "output_geometry",
     "patch_of",
     "power_of_two",
@@ -25,6 +27,8 @@ __all__ = [
 
 #: Elements of a program that takes each by itself.
 BLOCK_E = 1024
+#: Least tiles of positions that a program sums, so that partial sums stay few beside what is read.
+LEAST_TILES = 8
 #: Channels are stored in multiples of this: 16 bytes of float32.
 CHANNELS = 4
 
@@ -92,6 +96,13 @@ def geometry(layer: ConvLayer, joint: bool) -> dict[str, int]:
         "HP": layer.out_height,
         "WP": layer.out_width,
     }
+
+
+def grid_sides(layer: ConvLayer, gap: tuple[int, int], first: tuple[int, int]) -> tuple[int, int]:
+    """Positions of the filter, down and across, of which every `gap`-th is taken from `first`."""
+    sides = (layer.conv_height, layer.conv_width)
+    rows, columns = (ceil_divide(side - f, g) for side, g, f in zip(sides, gap, first, strict=True))
+    return rows, columns
 
 
 def output_geometry(layer: ConvLayer, block_p: int) -> dict[str, int]:
@@ -222,6 +233,22 @@ def _jacobian_vjp(n: _Sizes, request: Request, index: int) -> Traffic:
     )
 
 
+def _patch_gram(n: _Sizes, request: Request, index: int) -> Traffic:
+    layer, size = request.layer, request.item_size
+    rows, columns = grid_sides(layer, *request.grid)
+    positions, side = request.n_images * rows * columns, layer.fan_in + 1
+    # phi, written and read twice
+    unfused = (n.z + 3 * positions * side + side * side) * size
+    return Traffic(positions * side * (side + 1), n.z * size, side * side * size, unfused)
+
+
+def _cotangent_gram(n: _Sizes, request: Request, index: int) -> Traffic:
+    size, side = request.item_size, request.layer.filters
+    unfused = _expand(n, size, index) + (n.pre_pool + side * side) * size
+    read = n.pooled * (size + 1)
+    return Traffic(n.pre_pool * (side + 1), read, side * side * size, unfused)
+
+
 _COUNTS = {
     "conv_forward": _forward,
     "conv_value": _value,
@@ -230,4 +257,6 @@ _COUNTS = {
     "conv_vjp_weight": _vjp_weight,
     "jacobian_jvp": _jacobian_jvp,
     "jacobian_vjp": _jacobian_vjp,
+    "conv_patch_gram": _patch_gram,
+    "conv_cotangent_gram": _cotangent_gram,
 }

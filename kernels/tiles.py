@@ -14,7 +14,7 @@ import triton.language as tl
 from .launch import INTERPRETER, Request, Target
 from .shapes import patch_of, power_of_two
 
-__all__ = ["HAS_FLOAT64_DOT", "Tile", "accumulator", "arithmetic", "is_joint", "tile_for"]
+__all__ = ["HAS_FLOAT64_DOT", "Tile", "accumulator", "arithmetic", "elements", "is_joint", "tile_for"]
 
 #: Whether a GPU's `tl.dot` takes float64 in every kernel here: before 3.9 some do not compile.
 HAS_FLOAT64_DOT = tuple(int(part) for part in triton.__version__.split(".")[:2]) >= (3, 9)
@@ -58,8 +58,8 @@ _TABLE = {
     ("forward", "sm_90", "tf32"): Tile(64, 64, 32, 4, 2),
     ("forward", "sm_90", "tf32x3"): Tile(64, 64, 32, 8, 3, 2),
     ("forward", "sm_90", "ieee"): Tile(64, 32, 16, 4, 2),
-    ("forward", "sm_100", "tf32"): Tile(64, 64, 32, 4, 2),
-    ("forward", "sm_100", "tf32x3"): Tile(64, 64, 32, 4, 3),
+    ("forward", "sm_100", "tf32"): Tile(64, 64, 32, 8, 2),
+    ("forward", "sm_100", "tf32x3"): Tile(64, 64, 32, 8, 2, 2),
     ("forward", "sm_100", "ieee"): Tile(64, 32, 16, 4, 2),
     ("forward", "gfx942", "tf32"): Tile(64, 64, 32, 4, 2),
     ("forward", "gfx942", "ieee"): Tile(64, 64, 16, 4, 2),
@@ -87,7 +87,7 @@ _TABLE = {
     ("vjp_weight", "gfx942", "ieee"): Tile(16, 64, 64, 4, 2),
 }
 #: Triton's interpreter takes as long for a large block as for a small one.
-_INTERPRETER = Tile(256, 128, 128, 4, 1)
+_INTERPRETER = Tile(256, 512, 128, 4, 1)
 #: float64 sums twice as wide; "sum" holds a whole (p, k, c) block in registers.
 _FLOAT64 = {"ieee": Tile(32, 32, 16, 4, 2), "sum": Tile(16, 16, 16, 4, 1, 1)}
 
@@ -112,6 +112,11 @@ def arithmetic(request: Request) -> str:
 def accumulator(request: Request) -> tl.dtype:
     """Type of sums."""
     return tl.float64 if request.dtype == "fp64" else tl.float32
+
+
+def elements(request: Request, block: int) -> int:
+    """Elements of a program that takes each by itself: `block`, or many in the interpreter."""
+    return 2**16 if request.target == INTERPRETER else block
 
 
 def is_joint(request: Request) -> bool:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .launch import ITEM_SIZES, Launch, Request
 from .shapes import BLOCK_E, Patch, ceil_divide, filled, patch_of, power_of_two
-from .tiles import is_joint
+from .tiles import elements, is_joint
 
 if TYPE_CHECKING:
     from hfcnn.network import ConvLayer
@@ -81,7 +81,7 @@ def plan_pack(op: str, request: Request) -> list[Launch]:
         return []
     patch = patch_of(layer, joint)
     size = patch.windows * layer.filters * patch.size
-    pointer = f"*{request.dtype}"
+    pointer, block = f"*{request.dtype}", elements(request, BLOCK_E)
     return [
         Launch(
             op,
@@ -90,11 +90,11 @@ def plan_pack(op: str, request: Request) -> list[Launch]:
             {
                 "SIZE": size,
                 **_order(layer, patch),
-                "BLOCK_E": BLOCK_E,
+                "BLOCK_E": block,
             },
             4,
             1,
-            (ceil_divide(size, BLOCK_E),),
+            (ceil_divide(size, block),),
             0,
             layer.filters * layer.fan_in * request.item_size,
             size * request.item_size,
@@ -161,7 +161,7 @@ def plan_sum_gradient(op: str, request: Request, n_rows: int) -> Launch:
     Partial sums are in the order of packed weights, with the bias after them.
     """
     layer, patch = request.layer, patch_of(request.layer, is_joint(request))
-    n_columns = n_partial(request)
+    n_columns, block = n_partial(request), elements(request, BLOCK_S)
     sums = "fp64" if request.dtype == "fp64" else "fp32"
     return Launch(
         op,
@@ -174,11 +174,11 @@ def plan_sum_gradient(op: str, request: Request, n_rows: int) -> Launch:
             **_order(layer, patch),
             "WINDOWS": patch.windows,
             "BLOCK_R": min(16, power_of_two(n_rows)),
-            "BLOCK_E": BLOCK_S,
+            "BLOCK_E": block,
         },
         4,
         1,
-        (ceil_divide(layer.n_parameters, BLOCK_S),),
+        (ceil_divide(layer.n_parameters, block),),
         n_rows * n_columns,
         n_rows * n_columns * ITEM_SIZES[sums],
         layer.n_parameters * request.item_size,

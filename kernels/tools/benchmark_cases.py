@@ -177,7 +177,8 @@ def _arguments(case: OpArguments, values: Mapping[str, Any], selection: Any) -> 
     """Arguments in the order of the op's signature."""
     from hfcnn import ops
 
-    names = inspect.signature(getattr(ops, case.op)).parameters
+    parameters = inspect.signature(getattr(ops, case.op)).parameters
+    names = [name for name, p in parameters.items() if p.kind is not p.KEYWORD_ONLY]
     return [selection if name == "selection" else values[name] for name in names]
 
 
@@ -220,4 +221,4 @@ def _transform(case: OpArguments) -> Call | None:
         "jacobian_jvp": lambda: torch.einsum("nkhwo,nhwo->nk", x["D"], tangent()),
         "jacobian_vjp": lambda: to_weight(torch.einsum("nk,nkhwo->nhwo", x["q"], x["D"])),
     }
-    return written[case.op]
+    return written.get(case.op)  # nobody writes a gram by transforms

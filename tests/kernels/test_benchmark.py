@@ -37,7 +37,7 @@ def small(op: str, layer: ConvLayer, **options):
 def test_implementations_agree_with_float64(op, layer):
     one = small(op, layer)
     calls = implementations(one, None, "ieee", compiles=False)
-    assert list(calls) == ["torch", "func"]
+    assert list(calls) == (["torch"] if op.endswith("gram") else ["torch", "func"])
     for call in calls.values():
         error, passes = gate(truth(one), judged_outputs(one, call()), "ieee")
         assert passes and error < 2e-6
