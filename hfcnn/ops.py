@@ -226,10 +226,7 @@ def conv_transpose(u: Tensor, w: Tensor, layer: ConvLayer) -> Tensor:
 def conv_vjp_weight(g: Tensor, z: Tensor, selection: AnySelection, layer: ConvLayer) -> tuple[Tensor, Tensor]:
     """Carry a cotangent back to the layer's weight and bias (50), (51), summed over images.
 
-    Returns
-    -------
-    g_weight : Tensor of shape (O, KH, KW, C)
-    g_bias : Tensor of shape (O,)
+    Returns their gradients, of shapes (O, KH, KW, C) and (O,).
     """
     w_shape = z.new_empty(layer.weight_shape)
     _, g_weight, g_bias = conv_vjp(g, z, w_shape, selection, layer, needs_input=False)
