@@ -1,6 +1,7 @@
 import json
 import sys
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -118,3 +119,17 @@ def test_bf16_counts_and_accuracy():
     assert near.figure < 0.5
     assert 0 <= accuracy.figure <= 1
     assert abs(loss.figure) <= 1
+
+
+def test_ablation_prints_a_row_a_variant(tmp_path):
+    from hfcnn.benchmark.ablation import VARIANTS
+
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (120, 8, 8), np.uint8), np.arange(120) % 10
+    np.savez(tmp_path / "noise.npz", X_train=images, y_train=labels, X_test=images, y_test=labels)
+    result = runner.invoke(app, ["ablation", str(tmp_path / "noise.npz"), "--passes", "1", "--passes", "2.5"])
+    assert result.exit_code == 0, result.output
+    header, _, *body = result.output.strip().splitlines()
+    assert header == "| noise | 1 passes | 2.5 passes |"
+    assert [row.split(" | ")[0].strip("| ") for row in body] == list(VARIANTS)
+    assert all(0 <= float(cell) <= 100 for row in body for cell in row.strip("| ").split(" | ")[1:])

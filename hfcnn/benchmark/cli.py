@@ -144,3 +144,23 @@ def bf16(
     images = torch.from_numpy(ImageScaler().fit_transform(X[:train_size]))
     labels = torch.from_numpy(np.unique(y[:train_size], return_inverse=True)[1])
     show_rows("bf16", {data.name: measure_bf16(images, labels, iterations)}, json_file, markdown)
+
+
+@app.command()
+def ablation(
+    data: Annotated[list[Path], typer.Argument(help="Data sets that `hfcnn.load` reads.")],
+    passes: Annotated[
+        list[float] | None,
+        typer.Option(help="Passes after which to measure; may be repeated. [default: 0.125 and 0.25]"),
+    ] = None,
+    network: Annotated[str, typer.Option(help="cnn3 or cnn5.")] = "cnn3",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of first parameters and draws.")] = 0,
+) -> None:
+    """What each part of the stochastic solver buys, on held-out training images, as a Markdown table."""
+    from hfcnn.benchmark.ablation import ablate
+    from hfcnn.report import markdown_table
+
+    points = tuple(sorted(passes or [0.125, 0.25]))
+    for path in data:
+        header = [path.stem, *(f"{point:g} passes" for point in points)]
+        typer.echo(markdown_table(header, ablate(path, points, seed, network)) + "\n")
