@@ -10,7 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hfcnn.datasets.files import DatasetError, MissingPartError, Parts, Wanted, no_part, one_set, read_plain
+from hfcnn.datasets.files import (
+    Budget,
+    DatasetError,
+    MissingPartError,
+    Parts,
+    Wanted,
+    no_part,
+    one_set,
+    read_plain,
+)
 from hfcnn.datasets.pixels import flat_to_images, to_uint8
 
 __all__ = ["TABLE", "TABLE_NAME", "read_table"]
@@ -26,7 +35,10 @@ LABEL_COLUMNS = ("label", "labels", "class", "target", "y")
 OTHER_COLUMNS = ("id", "imageid", "image_id", "index", "unnamed: 0", "")
 
 #: Most characters of a label, and of the line of names.
-LONGEST_LABEL, LONGEST_HEADER = 1000, 1 << 24
+LONGEST_LABEL, LONGEST_HEADER = 1000, 1 << 20
+
+#: Bytes that a line takes besides its text, and a number while it is parsed.
+BYTES_PER_LINE, BYTES_PER_NUMBER = 64, 4
 
 
 def read_table(path: Path, wanted: Wanted) -> Parts:
@@ -47,16 +59,19 @@ def read_table(path: Path, wanted: Wanted) -> Parts:
     label, pixels, has_header = _columns(first)
     if label is None and wanted.labelled:
         raise MissingPartError(f"{path}: no column of labels; expected one of {', '.join(LABEL_COLUMNS)}")
+    wanted.budget.take(BYTES_PER_LINE * (data.count(b"\n") + data.count(b"\r")), path)
     lines = data.replace(b'"', b"").splitlines()[has_header:]
     lines = [line for line in lines if line.strip()]
     if not lines or not pixels:
         raise DatasetError(f"{path}: no pixels; expected one image per line")
-    wanted.budget.take(4 * len(lines) * len(pixels), path)
+    wanted.budget.take(BYTES_PER_NUMBER * len(lines) * len(pixels), path)
     try:
         values = np.loadtxt(lines, np.float32, delimiter=",", usecols=pixels, comments=None, ndmin=2)
     except ValueError as error:
         raise DatasetError(f"{path}: damaged ({error}); expected numbers of pixels") from error
-    labels = np.empty(0, np.int64) if label is None else _labels(lines, label, len(first), path)
+    labels = (
+        np.empty(0, np.int64) if label is None else _labels(lines, label, len(first), path, wanted.budget)
+    )
     return flat_to_images(to_uint8(values, path, wanted.budget), path, wanted), labels
 
 
@@ -75,14 +90,17 @@ def _is_number(text: str) -> bool:
     return re.fullmatch(r"[-+]?[\d.]+(?:e[-+]?\d+)?", text) is not None
 
 
-def _labels(lines: list[bytes], column: int, n_columns: int, path: Path) -> NDArray[Any]:
+def _labels(lines: list[bytes], column: int, n_columns: int, path: Path, budget: Budget) -> NDArray[Any]:
     if column == n_columns - 1:
         cells = [line.rsplit(b",", 1)[-1].strip() for line in lines]
     else:
         cells = [line.split(b",", column + 1)[column].strip() for line in lines]
     if max(map(len, cells)) > LONGEST_LABEL or not all(cells):
         raise DatasetError(f"{path}: labels that are empty or longer than {LONGEST_LABEL} characters")
+    # an array of text takes for each what the longest needs, in four bytes per character
+    budget.take(BYTES_PER_LINE * len(cells), path)
     texts = [cell.decode("utf-8") for cell in cells]
     if all(_is_number(text) for text in texts):
         return np.array([float(text) for text in texts])
+    budget.take(4 * max(map(len, texts)) * len(texts), path)
     return np.array(texts)

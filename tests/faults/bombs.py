@@ -15,9 +15,14 @@ from dataset_files import idx, norb
 MIB = 1 << 20
 
 
-def zeros(compress, head=b"", n=32):
-    """`head` and n MiB of zeros, compressed: the zeros in streams that follow one another."""
-    return (compress(head) if head else b"") + compress(bytes(4 * MIB)) * (n // 4)
+def zeros(compress, head=b"", n=32, line=b"\0"):
+    """`head` and n MiB of zeros or lines, compressed: these in streams that follow one another."""
+    return (compress(head) if head else b"") + compress(line * (4 * MIB // len(line))) * (n // 4)
+
+
+def csv_with_a_long_label():
+    """One label of a thousand letters, and a hundred thousand of one: an array of text of 400 MB."""
+    return gzip.compress(b"label,a,b,c,d\n" + b"a" * 1000 + b",1,2,3,4\n" + b"b,1,2,3,4\n" * 100_000)
 
 
 def idx_head(*shape):
@@ -203,6 +208,10 @@ def bombs(folder):
             "x-dat.mat",
             norb_head,
         ),
+        "csv, empty lines": ("set.csv", zeros(gzip.compress, b"label,a,b,c,d\n1,2,3,4,5\n", line=b"\n")),
+        "csv, short lines": ("set.csv", zeros(gzip.compress, b"label,a,b,c,d\n1,2,3,4,5\n", 12, b"12\n")),
+        "csv, one label": ("set.csv", csv_with_a_long_label()),
+        "csv, columns": ("set.csv", zeros(gzip.compress, b"label,a,b,c,d", 12, b",")),
         "tar, sparse": ("cifar.tar", sparse_tar()),
         "tar, sparse, compressed": ("cifar.tar.gz", gzip.compress(sparse_tar())),
         "tar, size": ("cifar.tar", tar_header(b"data_batch_1.bin", 1 << 40) + bytes(1024)),

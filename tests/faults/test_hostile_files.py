@@ -42,7 +42,17 @@ NAMES = (
     *("bzip2", "gzip", "xz", "xz dictionary", "idx header", "idx header, compressed", "text that never ends"),
     *("unknown that never ends", "npz", "npz header", "npz negative", "npz wide type", "npz directory"),
     *("npz, bzip2 within", "npz in gzip", "mat", "mat tag", "mat sparse", "svmlight", "norb"),
-    *("tar, sparse", "tar, sparse, compressed", "tar, size", "tar, long name", "tar, pax"),
+    *(
+        "csv, empty lines",
+        "csv, short lines",
+        "csv, one label",
+        "csv, columns",
+        "tar, sparse",
+        "tar, sparse, compressed",
+        "tar, size",
+        "tar, long name",
+        "tar, pax",
+    ),
     *("tar, many", "tar, zeros", "png", "png, many"),
     *(f"pickle, {what}" for what in PICKLES),
 )

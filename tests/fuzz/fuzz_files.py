@@ -177,10 +177,15 @@ def run(n, seed, progress=None):
     """Try n inputs: counts by kind and result, and failures by number."""
     found, counts, failures = seeds(), collections.Counter(), {}
     # imported before the forks, so that it is neither repeated nor counted
+    import PIL.Image
     import sklearn.datasets  # noqa: F401
 
+    PIL.Image.init()
+
     warnings.simplefilter("ignore")
-    with tempfile.TemporaryDirectory(prefix="fuzz") as name:
+    # in memory where there is such a folder: most of the time would go to making and removing folders on disk
+    in_memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=in_memory, prefix="fuzz") as name:
         at = 0
         while at < n:
             numbers = range(at, min(n, at + BATCH))

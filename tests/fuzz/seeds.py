@@ -143,12 +143,15 @@ def seeds():
             {"set": svmlight(X[..., None], y)}, "set", tokens=[b":", b" ", b"\n", b"1e9", b"nan", b"#", b"-1"]
         ),
     }
-    for kind, module in {"gzip": gzip, "bzip2": bz2, "xz": lzma}.items():
-        found[f"idx {kind}"] = Seed({"train-images-idx3-ubyte": module.compress(idx(X))} | labels)
+    layers = {
+        "gzip": (gzip.decompress, lambda data: gzip.compress(data, 1)),
+        "bzip2": (bz2.decompress, lambda data: bz2.compress(data, 1)),
+        "xz": (lzma.decompress, lambda data: lzma.compress(data, preset=0)),
+    }
+    for kind, (unpack, pack) in layers.items():
+        found[f"idx {kind}"] = Seed({"train-images-idx3-ubyte": pack(idx(X))} | labels)
         found[f"idx in {kind}"] = Seed(
-            {"train-images-idx3-ubyte": module.compress(idx(X))} | labels,
-            unpack=module.decompress,
-            pack=module.compress,
+            {"train-images-idx3-ubyte": pack(idx(X))} | labels, unpack=unpack, pack=pack
         )
     text = np.array(["a", "b", "c"])
     for name, arrays in {
@@ -193,10 +196,15 @@ def seeds():
     found["norb"] = Seed(
         {"x-dat.mat": norb(pairs, 0x1E3D4C55), "x-cat.mat": norb(np.zeros(2, "<i4"), 0x1E3D4C54)}
     )
-    for kind in ("png", "jpeg"):
+    for kind in ("png", "jpeg", "bmp", "gif", "webp", "tiff", "ppm"):
         data = picture(kind, (6, 5, 3))
         pictures = {f"a/0.{kind}": data, f"b/0.{kind}": data}
         found[kind] = Seed(pictures)
         if kind == "png":
             found["png in zlib"] = Seed(pictures, unpack=unpack_png, pack=pack_png)
+    rows = [",".join(map(str, [label, *image.ravel()])) for image, label in zip(X, y, strict=True)]
+    header = ",".join(["label", *(f"pixel{i}" for i in range(36))])
+    cells = [b",", b",,", b"\n", b'"', b"nan", b"1e99", b"-1"]
+    found["csv"] = Seed({"train.csv": "\n".join([header, *rows]).encode()}, "train.csv", tokens=cells)
+    found["csv without names"] = Seed({"train.csv": "\n".join(rows).encode()}, "train.csv", tokens=cells)
     return found
