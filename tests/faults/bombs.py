@@ -128,6 +128,14 @@ def png(width, height, rows=0):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
+def png_folder(folder):
+    """A sound folder of two classes."""
+    for label in "ab":
+        (folder / label).mkdir(parents=True)
+        (folder / label / "0.png").write_bytes(png(4, 4, 4))
+    return folder
+
+
 def deep_tuple_key(depth=200_000):
     """A dict whose key is a deep tuple: its hash is computed by recursion."""
     return b"\x80\x02})" + b"\x85" * depth + b"K\x01s."
