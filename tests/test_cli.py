@@ -308,3 +308,28 @@ def test_ctrl_c_keeps_the_model(digits, tmp_path):
     iteration = int(re.search(r"Interrupted: the model is that of iteration (\d+)", rest).group(1))
     assert f"the model of iteration {iteration}" in rest
     assert len(rows(succeed("predict", path, digits))) == 100
+
+
+class TestPhotographs:
+    """A folder of photographs of different sizes and colours."""
+
+    @pytest.fixture
+    def photographs(self, tmp_path):
+        image = pytest.importorskip("PIL.Image")
+        rng = np.random.default_rng(0)
+        for part, n in (("train", 8), ("test", 3)):
+            for shade, label in ((40, "dark"), (200, "light")):
+                (tmp_path / "photos" / part / label).mkdir(parents=True)
+                for i in range(n):
+                    size = tuple(rng.integers(9, 20, 2))
+                    picture = image.new("RGB" if i % 2 else "L", size, (shade,) * 3 if i % 2 else shade)
+                    picture.putpixel((0, 0), (255, 0, 9) if i % 2 else 255)
+                    picture.save(tmp_path / "photos" / part / label / f"{i}.{'jpg' if i % 3 else 'webp'}")
+        return tmp_path / "photos"
+
+    def test_are_brought_to_one_shape(self, photographs, tmp_path):
+        common = ("train", photographs, "--network", "conv2x3", "--max-iter", 1, "--save", tmp_path / "m")
+        assert "--size" in fail(*common) and "--color" in fail(*common, "--size", "8,8")
+        succeed(*common, "--size", "8,6", "--color", "rgb")
+        assert NewtonCNNClassifier.load(tmp_path / "m").image_shape_ == (8, 6, 3)
+        assert "of 6 images" in succeed("evaluate", tmp_path / "m", photographs)

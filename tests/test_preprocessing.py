@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.sparse import csr_array
+from sklearn import config_context
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
@@ -157,3 +158,45 @@ def test_memory_beside_the_output():
     finally:
         tracemalloc.stop()
     assert peak < scaled.nbytes + 16 * 2**20  # X in float64 would be 94 MiB
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "float64"])
+@pytest.mark.parametrize("shape", [(20,), (5, 4), (5, 4, 3)], ids=str)
+def test_partial_fit_is_fit(dtype, shape):
+    X = np.random.default_rng(0).integers(0, 256, (23, *shape)).astype(dtype)
+    parts = ImageScaler()
+    for start in range(0, 23, 7):
+        assert parts.partial_fit(X[start : start + 7]) is parts
+    whole = ImageScaler().fit(X)
+    assert parts.n_samples_seen_ == whole.n_samples_seen_ == 23
+    np.testing.assert_allclose(parts.mean_, whole.mean_, rtol=1e-14, atol=1e-15)
+    np.testing.assert_array_equal(ImageScaler().partial_fit(X).mean_, whole.mean_)
+    np.testing.assert_array_equal(whole.partial_fit(X).fit(X[:3]).mean_, ImageScaler().fit(X[:3]).mean_)
+
+
+def test_partial_fit_on_images_of_another_shape():
+    scaler = ImageScaler().partial_fit(np.ones((3, 5, 4)))
+    with pytest.raises(ValueError, match=r"fitted on images of shape \(5, 4\)"):
+        scaler.partial_fit(np.ones((3, 4, 5)))
+    assert scaler.n_samples_seen_ == 3
+    loaded = ImageScaler()
+    loaded.mean_ = np.ones((5, 4))
+    with pytest.raises(ValueError, match="loaded from a model file"):
+        loaded.partial_fit(np.ones((3, 5, 4)))
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (5, 4, 3)], ids=str)
+@pytest.mark.parametrize("container", ["pandas", "polars"])
+def test_images_stay_arrays_whatever_the_output(shape, container):
+    pytest.importorskip(container)
+    X = np.random.default_rng(0).random((4, *shape))
+    expected = ImageScaler().fit_transform(X)
+    before, after = ImageScaler().set_output(transform=container), ImageScaler().fit(X)
+    np.testing.assert_array_equal(before.fit_transform(X), expected)
+    np.testing.assert_array_equal(after.set_output(transform=container).transform(X), expected)
+    with config_context(transform_output=container):
+        np.testing.assert_array_equal(ImageScaler().fit_transform(X), expected)
+        assert not isinstance(ImageScaler().fit_transform(X.reshape(4, -1)), np.ndarray)
+    with pytest.raises(AttributeError, match="get_feature_names_out"):
+        after.get_feature_names_out()
+    assert not isinstance(after.fit_transform(X.reshape(4, -1)), np.ndarray)
