@@ -91,7 +91,7 @@ sphinx_gallery_conf = {
     "show_signature": False,
     "min_reported_time": 1000,
     "write_computation_times": False,
-    "thumbnail_size": (400, 280),
+    "thumbnail_size": (560, 360),
 }
 
 
