@@ -62,6 +62,20 @@ def row(text, *starts):
     return found[0]
 
 
+@pytest.mark.parametrize(
+    ("n_train", "theirs", "ours"),
+    [(60_000, "99.27", "97.00"), (5_000, "99.27 on 60,000 images", "97.00 on 5,000 images")],
+)
+def test_numbers_of_other_sizes_say_so_in_their_cells(n_train, theirs, ours, tmp_path):
+    n_test = 10_000 if n_train == 60_000 else 2_000
+    write([make(NEWTON, [0.97], n_train=n_train, n_test=n_test)], tmp_path / "cells")
+    write_report(tmp_path / "cells", tmp_path)
+    size = f"{n_train:,} / {n_test:,}" + (" (part)" if n_train < 60_000 else "")
+    cells = row((tmp_path / "table5.md").read_text(), "MNIST", size, "3-layer CNN", theirs)
+    assert cells[3:5] == [theirs, ours]
+
+
+
 def test_table5_shows_means_and_the_rate_that_was_searched(tmp_path):
     newton = [make(replace(NEWTON, seed=seed), [0.5, value]) for seed, value in enumerate((0.98, 0.99))]
     other = make(replace(SG, learning_rate=0.01), [0.3])
@@ -107,7 +121,8 @@ def test_table5_says_what_is_part_unfinished_or_not_searched(tmp_path):
     )
     write_report(tmp_path / "cells", tmp_path)
     cells = row((tmp_path / "table5.md").read_text(), "MNIST", "1,000 / 10,000 (part)", "3-layer CNN")
-    assert cells[4] == "80.00 (unfinished)" and cells[6] == "70.00 (0.003*)"
+    assert cells[4] == "80.00 (unfinished) on 1,000 images"
+    assert cells[6] == "70.00 (0.003*) on 1,000 images"
 
 
 def test_table6_shows_the_grid_beside_the_papers(tmp_path):

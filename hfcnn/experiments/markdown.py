@@ -132,6 +132,22 @@ def images(problem: SizedDataset) -> str:
     return f"{size} (part)" if is_part else size
 
 
+def on_images(problem: SizedDataset, whose: str) -> str:
+    """Say in a cell of how many training images a number is, where the paper's are others than ours.
+
+    Parameters
+    ----------
+    problem : SizedDataset
+        What we trained on.
+    whose : {"paper", "ours"}
+        Whose number it is.
+    """
+    if problem.dataset not in DATASETS or problem.is_full_size:
+        return ""
+    size = DATASETS[problem.dataset].n_train if whose == "paper" else problem.n_train
+    return f" on {size:,} images"
+
+
 def provenance(records: Iterable[CellRecord]) -> str:
     """Say of each number what it was run on: a row for cells that differ in the seed only."""
     groups: dict[tuple[Any, ...], list[CellRecord]] = defaultdict(list)

@@ -15,6 +15,7 @@ from hfcnn.experiments.markdown import (
     by_problem,
     images,
     machine_words,
+    on_images,
     pick,
     provenance,
 )
@@ -96,14 +97,15 @@ def _row(
 ) -> list[str]:
     published = TABLE5.get((problem.dataset, network))
     rate = f"{choice.rate:g}" + ("" if choice.is_searched else "*")
+    theirs, ours = on_images(problem, "paper"), on_images(problem, "ours")
     return [
         title(problem.dataset),
         images(problem),
         NETWORKS[network],
-        f"{published.newton:.2f}" if published else MISSING,
-        accuracy(newton),
-        f"{published.sg:.2f} ({published.learning_rate:g})" if published else MISSING,
-        f"{accuracy(sg)} ({rate})" if sg else MISSING,
+        f"{published.newton:.2f}{theirs}" if published else MISSING,
+        f"{accuracy(newton)}{ours}" if newton else MISSING,
+        f"{published.sg:.2f} ({published.learning_rate:g}){theirs}" if published else MISSING,
+        f"{accuracy(sg)} ({rate}){ours}" if sg else MISSING,
     ]
 
 

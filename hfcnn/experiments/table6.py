@@ -12,6 +12,7 @@ from hfcnn.experiments.markdown import (
     accuracy,
     by_problem,
     images,
+    on_images,
     pick,
     provenance,
 )
@@ -122,15 +123,16 @@ def _grids(records: list[CellRecord]) -> list[Grid]:
 
 def _newton_table(grid: Grid) -> tuple[list[str], list[list[str]]]:
     header = ["C", "Newton, share in S", *(f"{100 * rate:g} %" for rate in SAMPLING_RATES)]
-    return header, _rows(grid.paper("newton"), grid.newton, SAMPLING_RATES)
+    return header, _rows(grid.problem, grid.paper("newton"), grid.newton, SAMPLING_RATES)
 
 
 def _sg_table(grid: Grid) -> tuple[list[str], list[list[str]]]:
     header = ["C", "SG, initial learning rate", *(f"{rate:g}" for rate in LEARNING_RATES)]
-    return header, _rows(grid.paper("sg"), grid.sg, LEARNING_RATES)
+    return header, _rows(grid.problem, grid.paper("sg"), grid.sg, LEARNING_RATES)
 
 
 def _rows(
+    problem: SizedDataset,
     paper: dict[tuple[float, float], float],
     ours: dict[tuple[float, float], list[CellRecord]],
     rates: tuple[float, ...],
@@ -138,6 +140,6 @@ def _rows(
     rows = []
     for C in C_VALUES:
         published = [f"{paper[C, rate]:.2f}" if (C, rate) in paper else MISSING for rate in rates]
-        rows.append([f"{C:g} l", "paper", *published])
-        rows.append(["", "ours", *(accuracy(ours[C, rate]) for rate in rates)])
+        rows.append([f"{C:g} l", f"paper{on_images(problem, 'paper')}", *published])
+        rows.append(["", f"ours{on_images(problem, 'ours')}", *(accuracy(ours[C, rate]) for rate in rates)])
     return rows
