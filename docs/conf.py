@@ -76,6 +76,7 @@ autosummary_generate = True
 autodoc_default_options = {"undoc-members": False}
 autodoc_typehints = "none"
 autodoc_preserve_defaults = True
+toc_object_entries_show_parents = "hide"
 default_role = "literal"
 numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False
