@@ -75,7 +75,6 @@ def test_numbers_of_other_sizes_say_so_in_their_cells(n_train, theirs, ours, tmp
     assert cells[3:5] == [theirs, ours]
 
 
-
 def test_table5_shows_means_and_the_rate_that_was_searched(tmp_path):
     newton = [make(replace(NEWTON, seed=seed), [0.5, value]) for seed, value in enumerate((0.98, 0.99))]
     other = make(replace(SG, learning_rate=0.01), [0.3])
