@@ -53,6 +53,9 @@ SMALLEST_LIMIT = 1 << 28
 #: sparse text to a thirtieth.
 EXPANSION = 100
 
+#: Files of a folder whose sizes are added at most, lest a whole disk is walked through.
+MOST_COUNTED = 200_000
+
 #: Memory for the dictionary of an xz file: four times what the strongest of xz's presets needs.
 XZ_MEMORY = 1 << 28
 
@@ -142,8 +145,11 @@ def _size_on_disk(path: Path) -> int:
     status = path.stat()
     if not stat.S_ISDIR(status.st_mode):
         return min(status.st_size, getattr(status, "st_blocks", 1 << 60) * 512)
-    total = 0
+    total = n_files = 0
     for folder, _, names in os.walk(path):
+        n_files += len(names)
+        if n_files > MOST_COUNTED:
+            break
         for name in names:
             try:
                 status = os.stat(os.path.join(folder, name))

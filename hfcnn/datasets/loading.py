@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from hfcnn.datasets.decode import check_color, check_shape, check_size
 from hfcnn.datasets.files import Budget, Color, DatasetError, Wanted, default_limit
 from hfcnn.datasets.pixels import check_image_shape
-from hfcnn.datasets.recognize import read
+from hfcnn.datasets.recognize import only_dataset_errors, read
 
 __all__ = ["DatasetError", "load"]
 
@@ -122,9 +122,10 @@ def load(
     if zero_based not in (True, False, "auto"):
         raise DatasetError(f"zero_based={zero_based!r}: expected True, False or 'auto'")
     wanted = Wanted(split, shape, budget_for(path, max_bytes), size, color, zero_based, max_bytes)
-    X, y = read(path, wanted)
-    X = with_channels(X, wanted, path)
-    return X, _checked_labels(y, len(X), path)
+    with only_dataset_errors(path):
+        X, y = read(path, wanted)
+        X = with_channels(X, wanted, path)
+        return X, _checked_labels(y, len(X), path)
 
 
 def budget_for(path: Path, max_bytes: int | None) -> Budget:
@@ -161,6 +162,10 @@ def _checked_labels(y: NDArray[Any], n_images: int, path: Path) -> NDArray[Any]:
     if y.dtype.kind in "biuf":
         if not np.array_equal(y, np.trunc(y)) or not np.isfinite(y).all():
             raise DatasetError(f"{path}: labels that are not integers; expected class labels")
+        if y.dtype.kind in "uf" and y.max() >= (1 << 53 if y.dtype.kind == "f" else 1 << 63):
+            raise DatasetError(f"{path}: labels up to {y.max()}, which are not told apart; expected classes")
+        if y.dtype.kind == "f" and y.min() <= -(1 << 53):
+            raise DatasetError(f"{path}: labels from {y.min()}, which are not told apart; expected classes")
         y = y.astype(np.int64)
     elif y.dtype.kind in "SU":
         # the same text may be written in two ways, such as an accent apart, by other systems

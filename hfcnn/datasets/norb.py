@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import struct
 from pathlib import Path
 from typing import IO, Any
@@ -47,6 +48,7 @@ def read_norb(path: Path, wanted: Wanted) -> Parts:
         files = [dat[name] for name in sorted(dat) if word in name]
         if not files:
             no_part(path, split, f"files named ...-{word}-...dat.mat")
+        _check_numbers(path, files)
     images, labels = [], []
     for file in files:
         stem, dat_ending, _ = file.name.partition("-dat.mat")
@@ -63,6 +65,15 @@ def read_norb(path: Path, wanted: Wanted) -> Parts:
             )
     wanted.budget.take(sum(part.nbytes for part in images), path)
     return np.concatenate(images), np.concatenate(labels)
+
+
+def _check_numbers(path: Path, files: list[Path]) -> None:
+    """Refuse numbered files, as NORB's training-01 to training-10 are, of which one is missing."""
+    found = [re.search(r"-(\d{1,4})-dat\.mat", file.name) for file in files]
+    numbers = {int(match[1]) for match in found if match is not None}
+    missing = sorted({*range(1, max(numbers, default=0) + 1)} - numbers)
+    if missing:
+        raise DatasetError(f"{path}: lacks number {missing[0]} of the files like {files[-1].name}")
 
 
 def _norb_images(path: Path, budget: Budget) -> NDArray[np.uint8]:

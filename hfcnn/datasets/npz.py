@@ -40,6 +40,8 @@ def read_npz(path: Path, wanted: Wanted) -> Parts:
         seekable: IO[bytes] = file if file.seekable() else io.BytesIO(read_plain(path, budget))
         with zipfile.ZipFile(seekable) as archive:
             keys = {name.lower().removesuffix(".npy"): name for name in archive.namelist()}
+            if len(keys) < len(archive.namelist()):
+                raise DatasetError(f"{path}: has arrays whose names differ in case at most; expected one")
             images, labels = _names(keys, wanted, path)
             X = _array(archive, keys[images], path, budget)
             y = _array(archive, keys[labels], path, budget) if labels else np.empty(0, np.int64)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
@@ -20,7 +21,7 @@ from hfcnn.datasets.svmlight import read_svmlight
 from hfcnn.datasets.table import TABLE, TABLE_NAME, read_table
 from hfcnn.datasets.tree import visible
 
-__all__ = ["EXPECTED", "find_data_folder", "find_reader", "read"]
+__all__ = ["EXPECTED", "find_data_folder", "find_reader", "only_dataset_errors", "read"]
 
 Reader: TypeAlias = Callable[[Path, Wanted], Parts]
 
@@ -54,7 +55,7 @@ DEEPEST_DATA = 3
 
 
 def read(path: Path, wanted: Wanted) -> Parts:
-    """Images and labels as they are in a file or folder of any format.
+    """Images and labels as they are in a file or folder of any format, within `only_dataset_errors`.
 
     Raises
     ------
@@ -67,9 +68,21 @@ def read(path: Path, wanted: Wanted) -> Parts:
     """
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder; expected {EXPECTED}, or a folder of images")
+    place, reader = find_reader(path, wanted.budget)
+    return reader(place, wanted)
+
+
+@contextmanager
+def only_dataset_errors(path: Path) -> Iterator[None]:
+    """Turn whatever goes wrong on the way from a file to checked arrays into an error that names the file.
+
+    Raises
+    ------
+    DatasetError
+        In the place of any error but those of `read`.
+    """
     try:
-        place, reader = find_reader(path, wanted.budget)
-        return reader(place, wanted)
+        yield
     except (DatasetError, FileNotFoundError, PermissionError, ImportError):
         raise
     except MemoryError as error:

@@ -41,8 +41,10 @@ def tar_members(path: Path, is_wanted: Callable[[str], bool], budget: Budget) ->
     with open_plain(path, budget) as file:
         for _ in range(MOST_MEMBERS):
             header = read_exactly(file, TAR_BLOCK, path)
-            if not any(header):
-                return  # two such blocks are the end mark
+            if not any(header):  # two such blocks are the end mark
+                while file.read(1 << 16):
+                    pass  # the checksum of a compressed archive is at its end
+                return
             kind, size = _kind_and_size(header, path)
             padding = -size % TAR_BLOCK
             if kind in b"Lx":

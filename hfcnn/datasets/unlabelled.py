@@ -18,7 +18,7 @@ from hfcnn.datasets.files import Budget, Color, DatasetError, MissingPartError, 
 from hfcnn.datasets.folder import read_files, readable
 from hfcnn.datasets.loading import budget_for, with_channels
 from hfcnn.datasets.pixels import check_image_shape
-from hfcnn.datasets.recognize import find_data_folder, read
+from hfcnn.datasets.recognize import find_data_folder, only_dataset_errors, read
 from hfcnn.datasets.tree import part_folders, scan, unwrapped
 
 __all__ = ["load_images"]
@@ -141,11 +141,12 @@ def _of_path(path: Path, split: str | None) -> Iterator[tuple[bool, Path]]:
 
 def _read_arrays(path: Path, wanted: Wanted, split: str | None) -> NDArray[np.uint8]:
     """Images of a data set: of the part asked for, or by default of the test part or else of all."""
-    try:
-        X, _ = read(path, wanted)
-    except MissingPartError:
-        if split is not None:
-            raise
-        wanted = replace(wanted, split="train", budget=budget_for(path, wanted.max_bytes))
-        X, _ = read(path, wanted)
-    return with_channels(X, wanted, path)
+    with only_dataset_errors(path):
+        try:
+            X, _ = read(path, wanted)
+        except MissingPartError:
+            if split is not None:
+                raise
+            wanted = replace(wanted, split="train", budget=budget_for(path, wanted.max_bytes))
+            X, _ = read(path, wanted)
+        return with_channels(X, wanted, path)

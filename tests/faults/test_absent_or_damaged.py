@@ -1,9 +1,11 @@
 """What is missing or damaged is said, and nothing else is taken in its place without a word."""
 
+import gzip
+
 import numpy as np
 import pytest
 from bombs import png, png_folder
-from dataset_files import cifar_binary, cifar_pickle, draw, idx
+from dataset_files import cifar_binary, cifar_pickle, draw, idx, norb, tar, write_idx
 
 from hfcnn.datasets import DatasetError, MissingPartError, load
 
@@ -63,6 +65,64 @@ def test_missing_cifar_batches(tmp_path, missing, kind):
     with pytest.raises(DatasetError, match=f"lacks data_batch_{missing}; expected data_batch_1 to 5"):
         load(tmp_path)
     assert len(load(tmp_path, split="test")[0]) == 2
+
+
+def test_missing_norb_files(tmp_path):
+    for name in ("training-01", "training-03", "testing-01"):
+        (tmp_path / f"norb-{name}-dat.mat").write_bytes(norb(draw(2, 2, 6, 6)[0], 0x1E3D4C55))
+        (tmp_path / f"norb-{name}-cat.mat").write_bytes(norb(np.zeros(2, "<i4"), 0x1E3D4C54))
+    with pytest.raises(DatasetError, match="lacks number 2 of the files like norb-training-03"):
+        load(tmp_path)
+    assert len(load(tmp_path, split="test")[0]) == 2
+
+
+@pytest.mark.parametrize("labels", [[1e300, 2e300], [-1e300, 1.0], [2.0**60, 2.0**60 + 512]])
+def test_labels_that_would_become_one(tmp_path, labels):
+    np.savez(tmp_path / "set.npz", X=np.zeros((2, 3, 3)), y=np.array(labels))
+    with pytest.raises(DatasetError, match="which are not told apart"):
+        load(tmp_path / "set.npz")
+
+
+def test_labels_beyond_64_bits(tmp_path):
+    np.savez(tmp_path / "set.npz", X=np.zeros((2, 3, 3)), y=np.array([1, 2**64 - 1], np.uint64))
+    with pytest.raises(DatasetError, match="which are not told apart"):
+        load(tmp_path / "set.npz")
+
+
+def test_arrays_that_are_there_twice(tmp_path):
+    np.savez(tmp_path / "set.npz", X=np.zeros((2, 3, 3)), x=np.ones((2, 3, 3)), y=np.arange(2))
+    with pytest.raises(DatasetError, match="names differ in case"):
+        load(tmp_path / "set.npz")
+
+
+def test_labels_of_bytes_that_are_no_text(tmp_path):
+    np.savez(tmp_path / "set.npz", X=np.zeros((2, 3, 3)), y=np.array([b"\xff", b"a"]))
+    with pytest.raises(DatasetError, match="set.npz: damaged"):
+        load(tmp_path / "set.npz")
+
+
+@pytest.mark.parametrize("kind", ["npz", "tar.gz", "idx.gz"])
+def test_checksums_are_compared(tmp_path, kind):
+    """One byte of a pixel is another, in a layer that stores it as it is: only a checksum can tell."""
+    X, y = draw(3, 32, 32, 3)
+    path = tmp_path / kind.replace(" ", ".")
+    if "npz" in kind:
+        with open(path, "wb") as file:
+            np.savez(file, X=X, y=y)
+        data = path.read_bytes()
+    elif kind == "tar.gz":
+        tar(tmp_path / "plain.tar", {"data_batch_1.bin": cifar_binary(X, y)})
+        data = gzip.compress((tmp_path / "plain.tar").read_bytes(), 0)
+    else:
+        path = write_idx(tmp_path, X[..., 0], y)
+        data = gzip.compress(path.read_bytes(), 0)
+    path.write_bytes(data)
+    assert len(load(path)[0]) == 3
+    damaged = bytearray(data)
+    damaged[data.index(X[1, 0, :4, 0].tobytes() if "npz" not in kind else X[1, 0, :4].tobytes())] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(DatasetError, match=path.name):
+        load(path)
 
 
 @pytest.mark.parametrize("ending", [".bmp", ".gif", ".tif", ".webp", ".heic", ".txt", "", None])
