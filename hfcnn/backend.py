@@ -27,9 +27,17 @@ __all__ = ["PRECISIONS", "TORCH", "Backend", "LayerOps", "get_backend"]
 PRECISIONS = ("auto", "ieee", "tf32", "tf32x3", "bf16")
 
 
+def _as_they_are(z: torch.Tensor, layer: Layer) -> torch.Tensor:
+    return z
+
+
 @dataclass(frozen=True)
 class LayerOps:
-    """The layer operations of one implementation: see `hfcnn.ops` for what each does."""
+    """The layer operations of one implementation: see `hfcnn.ops` for what each does.
+
+    `conv_images` brings the network's images into the form in which the implementation's convolutions read
+    them fastest, so that it is done once where several follow; their shape stays (N, H, W, C).
+    """
 
     conv_forward: Callable[..., Any]
     conv_value: Callable[..., Any]
@@ -39,6 +47,7 @@ class LayerOps:
     jacobian_jvp: Callable[..., Any]
     jacobian_vjp: Callable[..., Any]
     cg_update: Callable[..., Any]
+    conv_images: Callable[[torch.Tensor, Any], torch.Tensor] = _as_they_are
 
     @classmethod
     def of(cls, module: Any, **keywords: Any) -> LayerOps:
@@ -46,9 +55,10 @@ class LayerOps:
         bound = {
             name: partial(getattr(module, name), **keywords) if keywords else getattr(module, name)
             for name in cls.__dataclass_fields__
-            if name != "cg_update"
+            if name not in ("cg_update", "conv_images")
         }
-        return cls(**bound, cg_update=module.cg_update)
+        images = getattr(module, "conv_images", _as_they_are)
+        return cls(**bound, cg_update=module.cg_update, conv_images=images)
 
 
 TORCH_OPS = LayerOps.of(ops)
@@ -144,9 +154,9 @@ def get_backend(backend: str = "auto", device: str = "auto", precision: str = "a
     device : str, default="auto"
         A torch device; "auto" is the GPU if there is one.
     precision : {"auto", "ieee", "tf32", "tf32x3", "bf16"}, default="auto"
-        Arithmetic of products on float32 data. "auto" is tf32 for triton and ieee for torch; "bf16" is
-        for torch, and "tf32" for torch on a GPU. Where products use tf32, the objective and its gradient
-        use tf32x3 with triton and ieee with torch.
+        Arithmetic of products on float32 data. "auto" is tf32 for triton and ieee for torch; "tf32" is
+        for triton, and for torch on a GPU. "bf16" gives products arrays of bfloat16. Where products use
+        tf32 or bf16, the objective and its gradient use tf32x3 with triton and ieee with torch.
 
     Raises
     ------
@@ -170,8 +180,6 @@ def get_backend(backend: str = "auto", device: str = "auto", precision: str = "a
                 f'precision={precision!r} needs backend="triton"; torch has {others} on the device {where}'
             )
         return Backend("torch", where, "ieee" if precision == "auto" else precision, TORCH_OPS, TORCH_OPS)
-    if precision == "bf16":
-        raise ValueError('precision="bf16" needs backend="torch"; triton has "tf32", "tf32x3" or "ieee"')
     if where.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         raise ValueError(
             'backend="triton" needs a CUDA or ROCm GPU, and torch sees none; use backend="auto", '
@@ -184,13 +192,15 @@ def get_backend(backend: str = "auto", device: str = "auto", precision: str = "a
             f"backend=\"triton\" needs the package {error.name!r}; install it with: pip install 'hfcnn[gpu]'"
         ) from error
     precision = "tf32" if precision == "auto" else precision
-    strict = "tf32x3" if precision == "tf32" else precision
+    # with "bf16", products are given arrays of that type; the objective's stay in float32
+    strict = "tf32x3" if precision in ("tf32", "bf16") else precision
+    products = "tf32" if precision == "bf16" else precision
     return Backend(
         "triton",
         where,
         precision,
         LayerOps.of(kernels, precision=strict),
-        LayerOps.of(kernels, precision=precision),
+        LayerOps.of(kernels, precision=products),
     )
 
 

@@ -50,7 +50,7 @@ class Linearization:
         self.parameters = network.parameters(theta)
         self.inputs: list[Tensor] = []
         self.selections: list[Any] = []
-        z = images
+        z = network.layers[0].images(images, ops)
         for layer, (w, b) in zip(network.layers, self.parameters, strict=True):
             z = z.view(len(z), *layer.input_shape)
             z_next, selection = layer.forward(z, w, b, ops)

@@ -18,7 +18,7 @@ from .shapes import filled
 if TYPE_CHECKING:
     from hfcnn.network import ConvLayer
 
-__all__ = ["Bordered", "border_images", "empty_output"]
+__all__ = ["Bordered", "border_images", "conv_images", "empty_output"]
 
 
 class Bordered(Tensor):
@@ -66,6 +66,16 @@ def border_images(z: Tensor, layer: ConvLayer) -> Tensor:
     if tuple(z.shape) == shape and z.is_contiguous() and z.data_ptr() % 16 == 0:
         return z
     return _copy(z, shape).whole
+
+
+def conv_images(z: Tensor, layer: ConvLayer) -> Tensor:
+    """Put images (N, H, W, C) in the form that a layer reads, for several ops that will read them.
+
+    Returns
+    -------
+    Bordered of shape (N, H, W, C)
+    """
+    return Bordered.within(border_images(z, layer), tuple(z.shape))
 
 
 def _copy(z: Tensor, shape: tuple[int, ...]) -> Bordered:

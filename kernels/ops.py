@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from .borders import conv_images
 from .cg_update import cg_update
 from .conv_forward import conv_forward, conv_value
 from .conv_jvp import conv_jvp
@@ -19,6 +20,7 @@ __all__ = [
     "cg_update",
     "conv_cotangent_gram",
     "conv_forward",
+    "conv_images",
     "conv_jvp",
     "conv_patch_gram",
     "conv_value",

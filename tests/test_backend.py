@@ -67,7 +67,6 @@ def test_torch_on_the_cpu():
             "precision='tf32' needs backend=\"triton\"; torch has .* device cpu",
         ),
         (("auto", "cpu", "tf32x3"), "precision='tf32x3' needs backend=\"triton\""),
-        (("triton", "cpu", "bf16"), 'precision="bf16" needs backend="torch"'),
     ],
 )
 def test_errors(arguments, message):

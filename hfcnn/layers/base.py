@@ -140,6 +140,10 @@ class Layer(ABC):
         """Return the layer as it is when its output goes to `reader`."""
         return self
 
+    def images(self, z: Tensor, ops: LayerOps) -> Tensor:
+        """Return the network's images in the form that this layer, the first, reads fastest."""
+        return z
+
     def check_backend(self, name: str) -> None:  # noqa: B027, most kinds have nothing to refuse
         """Raise a ValueError if the backend of that name cannot compute this layer."""
 

@@ -190,6 +190,10 @@ class ConvLayer(Layer):
         """Return the layer, knowing the border that the next one wants."""
         return replace(self, border=reader.wanted_border)
 
+    def images(self, z: Tensor, ops: LayerOps) -> Tensor:
+        """Return the network's images as the convolutions of `ops` read them fastest."""
+        return ops.conv_images(z, self)
+
     def check_backend(self, name: str) -> None:
         """Refuse average pooling where there are no kernels for it."""
         if self.pooling == "average" and name != "torch":

@@ -6,6 +6,8 @@ import torch
 
 from hfcnn import Conv, Dense, Network, NewtonCNNClassifier, Objective
 from hfcnn.backend import TORCH, get_backend
+from hfcnn.gauss_newton import GaussNewton
+from hfcnn.linearization import Linearization
 from hfcnn.newton import NewtonOptions, newton
 
 NETWORK = Network([Conv(5, 3, pool=2), Conv(6, 3, padding=0), Dense(7)], (9, 8, 2), 3)
@@ -57,3 +59,24 @@ def test_classifier_fits_on_the_kernels():
     expected = NewtonCNNClassifier(**settings, backend="torch", device="cpu").fit(X, y)
     np.testing.assert_allclose(ours.theta_, expected.theta_, rtol=1e-3, atol=1e-5)
     assert (ours.predict(X) == expected.predict(X)).all()
+
+
+def test_bf16_products_are_near_and_add_in_float32():
+    # of few digits, so that bf16 decides no ReLU and no window otherwise than float64 does
+    images = (torch.randn(12, *NETWORK.input_shape, generator=torch.Generator().manual_seed(4)) > 0).float()
+    theta, v = (4 * NETWORK.init(0)).round() / 4, NETWORK.init(1)
+    exact = GaussNewton(NETWORK, theta.double(), images.double(), form="rop", C=10.0) @ v.double()
+    backend = get_backend("triton", "auto", "bf16")
+    on_device = (x.to(backend.device) for x in (theta, images))
+    product = GaussNewton(NETWORK, *on_device, form="rop", C=10.0, backend=backend) @ v.to(backend.device)
+    assert product.dtype == torch.float32
+    assert 1e-4 < (product.cpu().double() - exact).norm() / exact.norm() < 0.01
+
+
+def test_a_linearization_keeps_images_as_kernels_read_them():
+    backend = triton_backend()
+    images = torch.randn(5, *NETWORK.input_shape, generator=torch.Generator().manual_seed(4))
+    linear = Linearization(NETWORK, NETWORK.init(0), images, backend.product_ops)
+    assert [type(z).__name__ for z in linear.inputs] == ["Bordered", "Bordered", "Tensor", "Tensor"]
+    assert linear.inputs[0].whole.shape == (5, 11, 10, 4) and linear.inputs[1].whole.shape == (5, 4, 4, 8)
+    assert torch.equal(linear.inputs[0].contiguous(), images)
