@@ -49,6 +49,10 @@ def report(
     summary: Annotated[bool, typer.Option("--summary", help="Print the last table only.")] = False,
     json: Annotated[Path | None, typer.Option(help="Write all figures here as JSON.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write the tables here.")] = None,
+    add: Annotated[
+        list[Path] | None,
+        typer.Option(help="File that --json wrote with another Triton; may be repeated."),
+    ] = None,
     cache: Annotated[Path | None, typer.Option(help="Folder of what was compiled before.")] = None,
     jobs: Annotated[int | None, typer.Option(help="Processes; one for each core by default.")] = None,
 ) -> None:
@@ -58,14 +62,19 @@ def report(
     target has, does not compile, or has a tf32 dot that does not reach the matrix units. A step is a turn of
     the hot loop: its instructions for matrix units + memory + integers + the rest, and the bits of its loads.
     """
+    from ..launch import TARGETS
     from . import report_tables
     from .compile_report import compile_cases
-    from .report_cases import cases, quick_cases
+    from .report_cases import cases, float64_cases, quick_cases
 
     console = terminal(REPORT_WIDTH)
     with _bad_parameters():
+        versions = [line for file in add or () for line in report_tables.read_versions(file.read_text())]
         chosen = {"networks": network, "targets": target, "ops": op}
         selected = cases(**{name: tuple(value) for name, value in chosen.items() if value}, n_images=images)
+        if not network:
+            wide = float64_cases(tuple(target or TARGETS), images)
+            selected += [case for case in wide if not op or case.op in op]
     if quick:
         sample = set(quick_cases(n_images=images))
         selected = [case for case in selected if case in sample]
@@ -83,10 +92,11 @@ def report(
         console.print(report_tables.launches_table([row for row in rows if row.case.target == name], name))
     console.print(report_tables.summary_table(rows))
     console.print(report_tables.product_table(rows))
+    console.print(report_tables.versions_table([*report_tables.version_lines(rows), *versions]))
     if json:
         json.write_text(report_tables.report_json(rows))
     if markdown:
-        markdown.write_text(report_tables.report_markdown(rows))
+        markdown.write_text(report_tables.report_markdown(rows, versions))
     failed = [row for row in rows if row.faults]
     for row in failed:
         text = f"{row.case.target}, {row.case.op}, {row.kernel}, {', '.join(row.case.where)}: "

@@ -162,7 +162,7 @@ def compile_cases(
 
 def _row(case: KernelCase, launch: Launch, code: MachineCode) -> CompiledLaunch:
     gpu = gpu_of_arch(case.target)
-    precision = next(iter(code.dots), case.precision)
+    precision = "fp64" if case.dtype == "fp64" else next(iter(code.dots), case.precision)
     n_bytes = launch.bytes_read + launch.bytes_written
     roof = roofline(gpu, launch.flops, n_bytes, precision)
     return CompiledLaunch(

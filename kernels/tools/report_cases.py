@@ -12,7 +12,7 @@ from ..launch import OPS, TARGETS, Launch, launches
 if TYPE_CHECKING:
     from hfcnn.network import ConvLayer, Network
 
-__all__ = ["IMAGES", "KernelCase", "cases", "layer_cases", "quick_cases"]
+__all__ = ["IMAGES", "KernelCase", "cases", "float64_cases", "layer_cases", "quick_cases"]
 
 #: Data sets by the shape of an image: MNIST's, and that of CIFAR10 and SVHN.
 IMAGES = {"MNIST": (28, 28, 1), "CIFAR10": (32, 32, 3)}
@@ -46,6 +46,8 @@ class KernelCase:
         Cotangents an image.
     is_first : bool
         Whether the layer is the network's first.
+    dtype : {"fp32", "fp64"}
+        Type of the operands.
     where : tuple of str
         Networks and layers that have this shape, such as "cnn3 MNIST 2". Cases that differ in nothing else
         are equal.
@@ -58,6 +60,7 @@ class KernelCase:
     precision: str = "tf32"
     n_outputs: int = 1
     is_first: bool = False
+    dtype: str = "fp32"
     where: tuple[str, ...] = field(default=(), compare=False)
 
     def launches(self) -> list[Launch]:
@@ -66,6 +69,7 @@ class KernelCase:
             self.op,
             self.layer,
             self.n_images,
+            dtype=self.dtype,
             precision=self.precision,
             target=TARGETS[self.target],
             n_outputs=self.n_outputs,
@@ -80,7 +84,7 @@ def cases(
     images: Sequence[str] = tuple(IMAGES),
     n_images: int = IMAGES_PER_LAUNCH,
 ) -> list[KernelCase]:
-    """List every op at every shape of the networks; shapes that networks share come once.
+    """List every op at every shape of the networks in float32; shapes that networks share come once.
 
     Raises
     ------
@@ -132,6 +136,15 @@ def _network(name: str, shape: tuple[int, int, int]) -> Network:
     return Network.preset(name, shape, N_OUTPUTS)
 
 
+def float64_cases(
+    targets: Sequence[str] = tuple(TARGETS), n_images: int = IMAGES_PER_LAUNCH
+) -> list[KernelCase]:
+    """List every op at the shapes of cnn3 on MNIST's images in float64."""
+    found = cases(("cnn3",), targets, images=("MNIST",), n_images=n_images)
+    unique = {replace(case, precision="ieee", dtype="fp64"): case.where for case in found}
+    return [replace(case, where=where) for case, where in unique.items()]
+
+
 def layer_cases(name: str, target: str) -> list[KernelCase]:
     """List every op at every shape of the network "tiny", whose images are 7 x 6 with 2 channels."""
     with patch.dict(IMAGES, {"tiny": (7, 6, 2)}):
@@ -152,11 +165,14 @@ def _cotangents(op: str, precision: str) -> tuple[int, ...]:
 def quick_cases(
     targets: Sequence[str] = tuple(TARGETS), n_images: int = IMAGES_PER_LAUNCH
 ) -> list[KernelCase]:
-    """List a sample: every op at the middle layer of cnn3 on MNIST for sm_90, two ops for other targets."""
+    """List a sample at the middle layer of cnn3 on MNIST: all ops for sm_90, two for others, two in float64."""
     sample = []
     for case in cases(("cnn3",), targets, images=("MNIST",), n_images=n_images):
         is_middle = case.layer is None or case.where == ("cnn3 MNIST 2",)
         if is_middle and case.precision == "tf32" and case.n_outputs == (10 if "jac" in case.op else 1):
             if case.target == "sm_90" or case.op in ("conv_jvp", "conv_vjp_weight"):
                 sample.append(case)
+    for case in float64_cases(targets, n_images):
+        if case.where == ("cnn3 MNIST 2",) and case.target == "sm_90" and case.n_outputs == 1:
+            sample += [case] * (case.op in ("conv_vjp_input", "conv_vjp_weight"))
     return sample

@@ -26,9 +26,12 @@ __all__ = [
     "report_json",
     "report_markdown",
     "summary_table",
+    "read_versions",
     "traffic_lines",
     "traffic_markdown",
     "traffic_table",
+    "version_lines",
+    "versions_table",
 ]
 
 REPORT_COLUMNS = (
@@ -39,12 +42,13 @@ REPORT_COLUMNS = (
 #: Ops of a Gauss-Newton product by the R-operator.
 PRODUCT_OPS = ("conv_jvp", "conv_vjp_input", "conv_vjp_weight")
 PRODUCT_COLUMNS = ("target", "network", *PRODUCT_OPS, "roofline us", "predicted us")
+VERSION_COLUMNS = ("Triton", "target", "launches", "failed", "most spilled B", "in float64", "product us")
 PRODUCT_NOTE = (
     "By the R-operator in tf32, convolutional layers alone. A launch is predicted to take its roofline time "
     "or the time to issue its instructions, whichever is longer: no latency, no waiting, so a floor."
 )
 #: Columns of words, not figures.
-WORDS = ("target", "network", "layer", "op", "kernel", "kernels", "bound", "verdict")
+WORDS = ("Triton", "target", "network", "layer", "op", "kernel", "kernels", "bound", "verdict")
 TRAFFIC_COLUMNS = ("layer", "op", "MFLOP", "kB read", "kB written", "kB unfused", "ratio")
 SUMMARY_COLUMNS = (
     "target", "kernels", "precision", "registers", "spilled B", "shared KiB", "occupancy %",
@@ -62,7 +66,7 @@ def summary_table(rows: Sequence[CompiledLaunch]) -> Table:
     return terminal_table("Worst of each kernel", SUMMARY_COLUMNS, _summary(rows), left=WORDS)
 
 
-def report_markdown(rows: Sequence[CompiledLaunch]) -> str:
+def report_markdown(rows: Sequence[CompiledLaunch], versions: Iterable[Sequence[str]] = ()) -> str:
     """Worst of each kernel, what failed, and every shape with a column a target, as Markdown."""
     targets = list(dict.fromkeys(row.case.target for row in rows))
     shapes: dict[tuple[KernelCase, str], dict[str, CompiledLaunch]] = {}
@@ -75,6 +79,10 @@ def report_markdown(rows: Sequence[CompiledLaunch]) -> str:
         "images per launch. No GPU took part: roofline times are bounds from published peaks, not "
         f"measurements. A kernel fails if it spills more than {MAX_SPILL} bytes a thread, needs more shared "
         "memory than the target has, does not compile, or has a tf32 dot without matrix instructions.",
+        "## Versions of Triton",
+        "Launches of every shape, those in float64 among them; the time is a product's of cnn3 on CIFAR10's "
+        "images, see below.",
+        markdown_table(VERSION_COLUMNS, [*version_lines(rows), *versions]).rstrip(),
         "## Worst of each kernel",
         markdown_table(SUMMARY_COLUMNS, _summary(rows)).rstrip(),
         "## Failed",
@@ -106,7 +114,8 @@ def product_lines(rows: Iterable[CompiledLaunch]) -> list[list[str]]:
     sums: dict[tuple[str, str], dict[str, list[CompiledLaunch]]] = {}
     for row in rows:
         case = row.case
-        if case.op in PRODUCT_OPS and case.precision == "tf32" and case.n_outputs == 1:
+        is_ours = case.op in PRODUCT_OPS and case.dtype == "fp32" and case.n_outputs == 1
+        if is_ours and case.precision == "tf32":
             for where in case.where:
                 found = sums.setdefault((case.target, where.rpartition(" ")[0]), {})
                 found.setdefault(case.op, []).append(row)
@@ -187,8 +196,52 @@ def _shape_line(found: Mapping[str, CompiledLaunch], targets: Iterable[str]) -> 
 
 
 def report_json(rows: Sequence[CompiledLaunch]) -> str:
-    """All there is to know of the rows, as JSON."""
-    return json.dumps({"triton": triton.__version__, "rows": [asdict(row) for row in rows]}, indent=1)
+    """All there is to know of the rows, as JSON; `read_versions` reads what a table of versions needs."""
+    content = {
+        "triton": triton.__version__,
+        "versions": version_lines(rows),
+        "rows": [asdict(row) for row in rows],
+    }
+    return json.dumps(content, indent=1)
+
+
+def version_lines(rows: Sequence[CompiledLaunch]) -> list[list[str]]:
+    """Count the launches of this version of Triton on each target: all, failed, most bytes spilled."""
+    lines = []
+    for target in dict.fromkeys(row.case.target for row in rows):
+        own = [row for row in rows if row.case.target == target]
+        products = {line[1]: line[-1] for line in product_lines(own)}
+        lines.append(
+            [
+                triton.__version__,
+                target,
+                str(len(own)),
+                str(sum(bool(row.faults) for row in own)),
+                str(max(row.code.spilled for row in own)),
+                str(sum(row.case.dtype == "fp64" for row in own)),
+                products.get("cnn3 CIFAR10", "-"),
+            ]
+        )
+    return lines
+
+
+def read_versions(report: str) -> list[list[str]]:
+    """Read the lines of the table of versions from another version's `report_json`.
+
+    Raises
+    ------
+    ValueError
+        If the text is no such report.
+    """
+    try:
+        return [[str(cell) for cell in line] for line in json.loads(report)["versions"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"not a report that --json wrote ({error})") from None
+
+
+def versions_table(lines: Iterable[Sequence[str]]) -> Table:
+    """Build a rich table of `version_lines`."""
+    return terminal_table("Versions of Triton", VERSION_COLUMNS, lines, left=WORDS)
 
 
 def _cells(row: CompiledLaunch) -> list[str]:
@@ -219,7 +272,8 @@ def _cells(row: CompiledLaunch) -> list[str]:
 def op_name(case: KernelCase) -> str:
     """Op, and how many cotangents an image share one code."""
     many = case.n_outputs > 1 and case.op == "conv_vjp_input"
-    return f"{case.op} x{case.n_outputs}" if many else case.op
+    name = f"{case.op} x{case.n_outputs}" if many else case.op
+    return name if case.dtype == "fp32" else f"{name}, float64"
 
 
 def layer_name(case: KernelCase) -> str:
@@ -249,7 +303,8 @@ def _step(code: MachineCode) -> str:
 def _summary(rows: Iterable[CompiledLaunch]) -> list[list[str]]:
     groups: dict[tuple[str, str, str], list[CompiledLaunch]] = {}
     for row in rows:
-        groups.setdefault((row.case.target, row.kernel, _precision(row)), []).append(row)
+        precision = "float64" if row.case.dtype == "fp64" else _precision(row)
+        groups.setdefault((row.case.target, row.kernel, precision), []).append(row)
     return [
         [
             target,
