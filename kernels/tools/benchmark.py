@@ -112,7 +112,7 @@ def settings_here(
     ops: Sequence[str] | None = None,
     n_images: int | None = None,
     precision: str = "tf32",
-    compiles: bool | None = None,
+    compiles: bool = False,
 ) -> BenchmarkSettings:
     """Choose settings for this machine: all shapes on a GPU, a small sample on a CPU; what is given is taken.
 
@@ -136,7 +136,7 @@ def settings_here(
         precision=precision,
         device=device,
         gpu=peaks(device),
-        compiles=has_gpu if compiles is None else compiles,
+        compiles=compiles,
         seconds=0.2 if has_gpu else 0.05,
         kernels=importlib.import_module("hfcnn.kernels") if has_gpu else None,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +17,7 @@ from .benchmark import IMPLEMENTATIONS, BenchmarkSettings, Measurement
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["benchmark_json", "device_name", "measurements_table", "note", "plot"]
+__all__ = ["about", "device_name", "measurements_table", "note", "plot"]
 
 #: Colours of the plot, distinct for the colour-blind (Okabe and Ito).
 COLORS = {"triton": "#0072B2", "torch": "#E69F00", "func": "#009E73", "compiled": "#CC79A7"}
@@ -49,9 +48,9 @@ def measurements_table(measurements: Sequence[Measurement], settings: BenchmarkS
     return terminal_table(title, header, map(_cells, measurements), left=("what", "layer"))
 
 
-def benchmark_json(measurements: Sequence[Measurement], settings: BenchmarkSettings) -> str:
-    """All figures and what they were measured with, as JSON."""
-    about = {
+def about(settings: BenchmarkSettings) -> dict[str, Any]:
+    """Say what was measured with: the first line of the JSON."""
+    return {
         "device": device_name(settings),
         "is_gpu": settings.device.type == "cuda",
         "roofline_of": asdict(settings.gpu),
@@ -61,7 +60,6 @@ def benchmark_json(measurements: Sequence[Measurement], settings: BenchmarkSetti
         "precision": settings.precision,
         "cudnn_allow_tf32": torch.backends.cudnn.allow_tf32,
     }
-    return json.dumps({**about, "measurements": [asdict(one) for one in measurements]}, indent=1)
 
 
 def plot(measurements: Sequence[Measurement], settings: BenchmarkSettings, path: Path) -> None:

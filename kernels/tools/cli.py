@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from hfcnn.commands import Commands
 from hfcnn.report import terminal, terminal_table
+
+from .rows import written
 
 __all__ = ["app"]
 
@@ -28,6 +31,10 @@ app = typer.Typer(
 REPORT_WIDTH = 200
 
 Names = list[str] | None
+JsonLines = Annotated[
+    Path | None, typer.Option("--json", help="Write each row here once it is measured, as a line of JSON.")
+]
+Seconds = Annotated[float, typer.Option(min=1, help="Seconds after which to measure nothing more.")]
 
 
 @contextmanager
@@ -118,9 +125,10 @@ def benchmark(
     op: Annotated[Names, typer.Option(help="An operation, such as conv_jvp; all by default.")] = None,
     images: Annotated[int | None, typer.Option(help="Number of images in each call.")] = None,
     precision: Annotated[str, typer.Option(help="tf32, tf32x3 or ieee.")] = "tf32",
-    compile: Annotated[bool | None, typer.Option(help="Time torch.compile; on a GPU.")] = None,
+    compile: Annotated[bool, typer.Option(help="Time torch.compile too, which takes minutes.")] = False,
     whole: Annotated[bool, typer.Option(help="Time whole products and Newton iterations too.")] = True,
-    json: Annotated[Path | None, typer.Option(help="Write all figures here as JSON.")] = None,
+    json: JsonLines = None,
+    seconds: Seconds = 600.0,
     plot: Annotated[Path | None, typer.Option(help="Draw a roofline plot here.")] = None,
 ) -> None:
     """Time the kernels against torch, torch.func and torch.compile, each after a check against float64.
@@ -139,7 +147,8 @@ def benchmark(
     measurements = []
     with _progress(console) as progress:
         task = progress.add_task("measuring", total=None)
-        for one in measure(settings, whole=whole):
+        rows = measure(settings, whole=whole)
+        for one in written(rows, json, asdict, first=tables.about(settings), seconds=seconds):
             measurements.append(one)
             progress.advance(task)
     console.print(tables.measurements_table(measurements, settings))
@@ -147,8 +156,6 @@ def benchmark(
         for name, text in one.notes.items():
             console.print(f"{one.what}, {one.layer}, {name}: {text}", style="yellow", markup=False)
     console.print(tables.note(settings))
-    if json:
-        json.write_text(tables.benchmark_json(measurements, settings))
     if plot:
         tables.plot(measurements, settings, plot)
     if any("triton" in one.notes or "torch" in one.notes for one in measurements):
@@ -161,10 +168,13 @@ def tune(
     op: Annotated[Names, typer.Option(help="An operation, such as conv_jvp; all by default.")] = None,
     images: Annotated[int | None, typer.Option(help="Number of images in each call.")] = None,
     precision: Annotated[str, typer.Option(help="tf32, tf32x3 or ieee.")] = "tf32",
+    json: JsonLines = None,
+    seconds: Seconds = 1800.0,
 ) -> None:
     """Time candidate tiles on this machine's GPU and print the rows of the tile table that win.
 
-    Nothing is written. Each shape takes minutes, most of them to compile; --op and --network narrow it.
+    The table is left as it is. Each shape takes minutes, most of them to compile; --op and --network narrow
+    it.
     """
     import torch
 
@@ -182,13 +192,15 @@ def tune(
     trials = []
     with _progress(console) as progress:
         task = progress.add_task("measuring tiles", total=None)
-        for trial in try_tiles(settings, op or tuple(TILE_KINDS)):
+        rows = try_tiles(settings, op or tuple(TILE_KINDS))
+        for trial in written(rows, json, asdict, seconds=seconds):
             trials.append(trial)
             progress.advance(task)
     lines = []
     for case in dict.fromkeys(trial.case for trial in trials):
         own = [trial for trial in trials if trial.case == case]
-        now, best = next(t for t in own if t.is_current), min(own, key=lambda trial: trial.seconds)
+        # the current tile is tried first, so that it is there wherever the time ended
+        now, best = own[0], min(own, key=lambda trial: trial.seconds)
         times = [f"{1e6 * trial.seconds:,.1f}" for trial in (now, best)]
         lines.append([case.op, case.where[0], str(now.tile), times[0], str(best.tile), times[1]])
     header = ("op", "layer", "current tile", "us", "best tile", "us")

@@ -165,7 +165,7 @@ def _cotangents(op: str, precision: str) -> tuple[int, ...]:
 def quick_cases(
     targets: Sequence[str] = tuple(TARGETS), n_images: int = IMAGES_PER_LAUNCH
 ) -> list[KernelCase]:
-    """List a sample at the middle layer of cnn3 on MNIST: all ops for sm_90, two for others, two in float64."""
+    """List a sample of the middle layer of cnn3: all ops for sm_90, two for others, two in float64."""
     sample = []
     for case in cases(("cnn3",), targets, images=("MNIST",), n_images=n_images):
         is_middle = case.layer is None or case.where == ("cnn3 MNIST 2",)

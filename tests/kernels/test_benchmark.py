@@ -12,6 +12,7 @@ from hfcnn.kernels.tools import benchmark, benchmark_cases, tune
 from hfcnn.kernels.tools.benchmark_cases import draw_arguments, gate, implementations, judged_outputs, truth
 from hfcnn.kernels.tools.cli import app
 from hfcnn.kernels.tools.report_cases import USES, cases
+from hfcnn.kernels.tools.rows import written
 from typer.testing import CliRunner
 
 from hfcnn import ops
@@ -115,9 +116,25 @@ def test_command_says_that_no_gpu_was_measured(tmp_path, monkeypatch):
     assert result.exit_code == 0, result.output
     text = " ".join(result.output.split())
     assert "No GPU was measured" in text and "conv_jvp" in text
-    found = json.loads((tmp_path / "b.json").read_text())
-    assert found["is_gpu"] is False and len(found["measurements"]) == 3
+    about, *rows = [json.loads(line) for line in (tmp_path / "b.json").read_text().splitlines()]
+    assert about["is_gpu"] is False and len(rows) == 3 and rows[0]["what"] == "conv_jvp"
     assert (tmp_path / "b.png").stat().st_size > 1000
+
+
+def test_rows_are_written_as_they_come_until_the_time_is_up(tmp_path):
+    asked = []
+
+    def rows():
+        for i in range(5):
+            asked.append(i)
+            yield i
+
+    path = tmp_path / "rows.jsonl"
+    found = written(rows(), path, lambda i: {"row": i}, first={"about": 1}, seconds=60)
+    assert next(found) == 0
+    assert path.read_text() == '{"about": 1}\n{"row": 0}\n'
+    assert list(written(rows(), path, lambda i: {"row": i}, seconds=-1)) == [0]
+    assert path.read_text() == '{"row": 0}\n' and asked == [0, 0]
 
 
 def test_command_names_what_is_unknown():

@@ -10,9 +10,10 @@ from dataclasses import replace
 
 import pytest
 from hfcnn.kernels.launch import TARGETS
-from hfcnn.kernels.tools.compile_report import MAX_SPILL, _key, faults, source_hash
+from hfcnn.kernels.tools.compile_report import MAX_SPILL, _key, _row, faults, source_hash
 from hfcnn.kernels.tools.machine_code import MachineCode, compiler_environment, count_dots, inspect_amdgcn
-from hfcnn.kernels.tools.report_cases import cases, quick_cases
+from hfcnn.kernels.tools.report_cases import USES, cases, float64_cases, quick_cases
+from hfcnn.kernels.tools.report_tables import read_versions, report_markdown, version_lines
 from hfcnn.kernels.tools.roofline import GPUS, Resources, find_gpu, gpu_of_arch, occupancy, roofline
 
 AMDGCN = """
@@ -178,7 +179,7 @@ def test_shared_limits_agree_with_the_kernels():
 
 
 def test_cases_join_shapes_that_networks_share():
-    found = cases(targets=("sm_90",), ops=("conv_jvp", "cg_update"))
+    found = cases(("cnn3", "cnn5"), targets=("sm_90",), ops=("conv_jvp", "cg_update"))
     by_name = {name: case for case in found for name in case.where}
     assert by_name["cnn3 MNIST 1"] is by_name["cnn5 MNIST 1"]
     assert by_name["cnn3 MNIST 2"] is by_name["cnn5 MNIST 3"]
@@ -186,6 +187,32 @@ def test_cases_join_shapes_that_networks_share():
     assert sum(len(case.where) for case in found if case.op == "conv_jvp") == 2 * (3 + 5)
     # the paper's numbers of parameters, for 32 x 32 x 3 images
     assert {68_106, 161_450} < {case.n_images for case in found if case.op == "cg_update"}
+
+
+def test_cases_of_a_network_that_is_not_aligned_and_in_float64():
+    odd = [case for case in cases(("odd",), ("sm_90",), ("conv_jvp",)) if case.layer.filters % 4]
+    assert len(odd) == 6  # three layers, two shapes of images
+    wide = float64_cases(("sm_90",))
+    assert {case.op for case in wide} == set(USES)
+    types = {kind for case in wide for launch in case.launches() for kind in launch.signature.values()}
+    assert "*fp64" in types and "*fp32" not in types
+
+
+def test_versions_of_triton_stand_in_one_table():
+    (line,) = version_lines([row(0), row(96)])
+    assert line[1:6] == ["sm_90", "2", "1", "96", "0"]
+    other = json.dumps({"triton": "3.5.0", "versions": [["3.5.0", "sm_90", 7, 0, 0, 2, "-"]], "rows": []})
+    (read,) = read_versions(other)
+    assert read == ["3.5.0", "sm_90", "7", "0", "0", "2", "-"]
+    text = report_markdown([row(0)], [read])
+    assert "| 3.5.0 | sm_90 | 7 | 0 | 0 | 2 | - |" in text
+    with pytest.raises(ValueError, match="not a report"):
+        read_versions("{}")
+
+
+def row(spilled):
+    (case,) = cases(("cnn3",), ("sm_90",), ("conv_value",), ("MNIST",))[:1]
+    return _row(case, case.launches()[0], MachineCode(64, spilled, 1024, {"HGMMA.TF32": 4}, {"tf32x3": 1}))
 
 
 @pytest.mark.parametrize("what", ["networks", "targets", "ops"])
