@@ -35,7 +35,7 @@ class Ranks:
 
     Raises
     ------
-    RuntimeError
+    ConnectionError
         From every method, if another process is lost, or does not answer within the group's time-out.
     """
 
@@ -138,7 +138,7 @@ class Ranks:
         try:
             yield
         except RuntimeError as error:
-            raise RuntimeError(
+            raise ConnectionError(
                 f"process {self.rank} of {self.size} has lost the others: {error}; a run that torchrun "
                 "started with --max-restarts goes on from its checkpoint"
             ) from error

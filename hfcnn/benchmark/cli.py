@@ -22,7 +22,9 @@ from hfcnn.benchmark.measures import (
 )
 from hfcnn.benchmark.profiling import measure_profile
 from hfcnn.benchmark.rows import show_rows
+from hfcnn.benchmark.scaling import Cluster, Workload, measure_scaling, predict_scaling
 from hfcnn.commands import Commands
+from hfcnn.network import Network
 
 __all__ = ["app"]
 
@@ -42,6 +44,15 @@ Presets = Annotated[
 ]
 
 SHAPES = ((28, 28, 1), (32, 32, 3))
+
+#: Iterations for which scaling is predicted: S is 5 % of the images, as in the paper, and CG takes 30 steps.
+LARGE_WORK = {
+    "MNIST, cnn3": Workload(Network.preset("cnn3", (28, 28, 1), 10), 60_000, 3_000, 30),
+    "CIFAR10, cnn5": Workload(Network.preset("cnn5", (32, 32, 3), 10), 50_000, 2_500, 30),
+    "1.28 million images of 224 x 224, cnn5": Workload(
+        Network.preset("cnn5", (224, 224, 3), 1000), 1_281_167, 64_058, 30
+    ),
+}
 
 
 def _cases(presets: list[str] | None, images: list[int] | None, smoke: bool) -> Iterable[tuple[str, Case]]:
@@ -124,6 +135,33 @@ def memory(json_file: JsonFile = None, markdown: Markdown = None, smoke: Smoke =
         for shape in SHAPES[: 1 if smoke else 2]
     }
     show_rows("memory", groups, json_file, markdown)
+
+
+@app.command()
+def scaling(
+    processes: Annotated[
+        list[int] | None,
+        typer.Option("--processes", min=1, help="Number of processes; may be repeated. [default: 1 2]"),
+    ] = None,
+    repeats: Repeats = 5,
+    json_file: JsonFile = None,
+    markdown: Markdown = None,
+    smoke: Smoke = False,
+) -> None:
+    """f, its gradient and products on several processes, measured here and predicted for GPUs."""
+    sizes = (40, 8) if smoke else (4000, 1000)
+    groups = measure_scaling(processes or [1, 2], *sizes, repeats)
+    show_rows("scaling", groups, json_file, markdown)
+    gpus = Cluster(rate=5e13, bandwidth=2.5e10, latency=5e-6)
+    show_rows(
+        "predicted for GPUs of 50 TFLOP/s, 25 GB/s and 5 us",
+        {
+            name: predict_scaling(work, gpus, [1, 4, 16, 64, 256], jitter=0.1)
+            for name, work in LARGE_WORK.items()
+        },
+        None,
+        None,
+    )
 
 
 @app.command()

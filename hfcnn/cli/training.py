@@ -21,6 +21,7 @@ from hfcnn.cli.options import (
     parse_sizes,
     parsed,
 )
+from hfcnn.cli.processes import checkpoint_to_resume, is_worker, join_group, start_workers
 from hfcnn.commands import print_line
 
 __all__ = ["train"]
@@ -110,6 +111,10 @@ def train(
         Path | None, typer.Option(help="File that keeps the run after each iteration.")
     ] = None,
     resume: Annotated[Path | None, typer.Option(help="Checkpoint of the same run, to go on from.")] = None,
+    nproc: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes on this machine that share the images, each with a GPU if any."),
+    ] = None,
     progress: Annotated[bool, typer.Option(help="Print a row per iteration.")] = True,
 ) -> None:
     """Train on a data set or a folder of images; Ctrl-C keeps the model that is reached."""
@@ -119,6 +124,10 @@ def train(
     from hfcnn.preprocessing import ImageScaler
 
     check_output_path(save, "--save")
+    if nproc is not None and nproc > 1 and not is_worker():
+        raise typer.Exit(start_workers(nproc, checkpoint))
+    ranks = join_group(device)
+    is_first = ranks is None or ranks.rank == 0
     layers = parse_network(network)
     X, y, _ = load_part(data, "train", image_shape, size, color)
     X_test, y_test = load_test_part(data, test, X.shape[1:])
@@ -143,13 +152,17 @@ def train(
         memory=memory,
         n_jobs=n_jobs,
         random_state=seed,
-        verbose=int(progress),
+        verbose=int(progress and is_first),
     )
     if X_test is not None:
         X_test = scaler.transform(X_test)
     # what the best iteration is, test images have no say in
     watched = {} if early_stopping or X_test is None else {"X_val": X_test, "y_val": y_test}
-    fit_with_warnings(classifier, scaler.transform(X), y, resume_from=resume, **watched)
+    fit_with_warnings(
+        classifier, scaler.transform(X), y, resume_from=checkpoint_to_resume(resume, checkpoint), **watched
+    )
+    if not is_first:
+        return
     save_model(classifier, save, scaler)
     tested = "" if X_test is None else f", test accuracy {100 * classifier.score(X_test, y_test):.2f} %"
     print_line(Console(), f"{save}: the model of iteration {classifier.n_iter_}{tested}")
