@@ -118,6 +118,9 @@ def test_the_plan_runs_first_rates_all_rates_and_the_best(tmp_path, monkeypatch)
     assert done[:3] == [(1e-3, 0), (1e-3, 1), (1e-3, 2)]
     assert done[3:] == [(3e-4, 0), (3e-3, 0), (1e-4, 0), (1e-2, 0), (3e-3, 1), (3e-3, 2)]
     assert best_rate(RUN, read_runs(tmp_path)) == 3e-3
+    done.clear()
+    run_contest(replace(plan, searches=False), tmp_path, tmp_path, lambda record: None)
+    assert done == [(1e-3, 0), (1e-3, 1), (1e-3, 2)]
 
 
 def test_standings():

@@ -250,6 +250,8 @@ class ContestPlan:
         Training images; None is all.
     threads : int
         Threads.
+    searches : bool
+        Whether to try all learning rates; otherwise each contestant has its first one only.
     """
 
     datasets: Sequence[str]
@@ -260,6 +262,7 @@ class ContestPlan:
     seconds: float
     train_size: int | None
     threads: int
+    searches: bool = True
 
     def __post_init__(self) -> None:
         for what, given, known in (
@@ -311,6 +314,8 @@ def run_contest(
             on_run(run_one(one, data, folder))
 
     run(replace(one, seed=seed) for seed in range(plan.seeds) for one in starts)
+    if not plan.searches:
+        return absent
     run(replace(one, rate=rate) for one in starts for rate in CONTESTANTS[one.contestant].rates[1:])
     best = [replace(one, rate=best_rate(one, read_runs(folder))) for one in starts]
     run(replace(one, seed=seed) for seed in range(1, plan.seeds) for one in best)

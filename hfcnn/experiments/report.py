@@ -14,7 +14,11 @@ __all__ = ["write_page", "write_report"]
 
 #: Order of the pages; a page that needs no cells is linked if it is there.
 MODULES = (table5, figure3, table6)
-OTHER_PAGES = {"section5": "Section 5: cost analysis"}
+OTHER_PAGES = {
+    "section5": "Section 5: cost analysis",
+    "contest": "The contest: our solvers beside first-order methods",
+    "small-data": "Few images: our classifiers beside scikit-learn's",
+}
 
 
 def write_report(results: Path, output: Path) -> list[Path]:
