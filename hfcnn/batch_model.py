@@ -43,6 +43,8 @@ class BatchModel:
         Images at the batch's end whose linearisations are kept for `curvature`.
     observe : callable or None
         Told of each part of the batch as it is linearised.
+    change : callable or None
+        What is done to images first, of shape (N, H, W, C).
 
     Attributes
     ----------
@@ -64,7 +66,9 @@ class BatchModel:
         batch: NDArray[np.int64],
         n_curvature: int = 0,
         observe: Observer | None = None,
+        change: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
+        self._change = change
         self.n_images = len(batch)
         self._objective, self._loss = objective, get_loss(objective.loss)
         self._mean_weight = objective.data.total_weight / objective.n_images
@@ -110,7 +114,8 @@ class BatchModel:
         def part(span: Span, so_far: float) -> Contribution:
             batch = data.read(span, theta.dtype)
             assert batch.labels is not None
-            linear = Linearization(objective.network, theta, batch.images, objective.backend.ops)
+            images = batch.images if self._change is None else self._change(batch.images)
+            linear = Linearization(objective.network, theta, images, objective.backend.ops)
             values, q = loss.value(linear.outputs, batch.labels), loss.gradient(linear.outputs, batch.labels)
             if batch.weight is not None:
                 values, q = values * batch.weight, q * batch.weight.unsqueeze(1)

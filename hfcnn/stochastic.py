@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hfcnn.augmentation import augmented
 from hfcnn.batch_model import BatchModel
 from hfcnn.kfac import KroneckerMetric
 from hfcnn.linearization import Linearization
@@ -238,7 +240,10 @@ class _Epoch:
                 self.metric.add(linear.part(0, n), self.loss, some, self.rng)
             wanted -= n
 
-        model = BatchModel(self.objective, self.point, batch, self.options.curvature_images, observe)
+        change, how = None, self.options.augment
+        if how is not None:
+            change = partial(augmented, how=how, rng=self.rng)
+        model = BatchModel(self.objective, self.point, batch, self.options.curvature_images, observe, change)
         self.passes += len(batch) + 0.5 * (n_statistics - wanted) + 0.5 * model.n_curvature
         return model
 

@@ -64,6 +64,8 @@ class StochasticOptions:
         Most of f that the linear and the quadratic term of a step's model may reach.
     check_images : int
         Most training images on which the averaged parameters are compared between epochs.
+    augment : {"shift", "shift+flip"} or None
+        How images are changed at random before each use: see `hfcnn.augmentation`.
     seed : int
         Seed of the order of the images and of the draws.
     """
@@ -74,7 +76,7 @@ class StochasticOptions:
     batch_size: int = 256
     batch_growth: float = 0.01
     max_batch_size: int = 4000
-    statistics_images: int = 128
+    statistics_images: int = 64
     statistics_every: int = 4
     inverse_every: int = 10
     curvature_images: int = 64
@@ -86,6 +88,7 @@ class StochasticOptions:
     averaging: float = 8.0
     trust: float = 0.25
     check_images: int = 4096
+    augment: str | None = None
     seed: int = 0
 
 

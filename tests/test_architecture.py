@@ -37,7 +37,7 @@ LAYERS = {
     "solvers": [
         *("hfcnn.conjugate_gradient", "hfcnn.line_search", "hfcnn.damping", "hfcnn.sampling"),
         *("hfcnn.solver", "hfcnn.newton", "hfcnn.sgd", "hfcnn.kfac", "hfcnn.batch_model"),
-        *("hfcnn.measured_step", "hfcnn.stochastic*"),
+        *("hfcnn.measured_step", "hfcnn.augmentation", "hfcnn.stochastic*"),
     ],
     "data": ["hfcnn.preprocessing", "hfcnn.datasets", "hfcnn.datasets.*"],
     "estimators": [

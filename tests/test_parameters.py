@@ -78,6 +78,9 @@ COMMON = [
 NEWTON = [
     ("solver", "lbfgs", '"auto", "newton-cg" or "kfac"'),
     ("solver", None, '"auto", "newton-cg" or "kfac"'),
+    ("augment", "rotate", 'None, "shift" or "shift+flip"'),
+    ("augment", True, 'None, "shift" or "shift+flip"'),
+    ("augment", "shift", 'the solver is "newton-cg"'),
     ("epochs", 0, "integer from 1 on"),
     ("epochs", "all", "integer from 1 on"),
     ("epochs", 2.5, "integer from 1 on"),

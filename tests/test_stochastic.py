@@ -12,6 +12,7 @@ from networks import each_case, each_loss
 from sklearn.datasets import load_digits
 
 from hfcnn import Conv, Network, Objective
+from hfcnn.augmentation import augmented
 from hfcnn.batch_model import BatchModel
 from hfcnn.kfac import KroneckerMetric
 from hfcnn.measured_step import MeasuredStep
@@ -223,3 +224,30 @@ def test_each_step_is_told_of():
     assert all(a[0] < b[0] for a, b in zip(told, told[1:], strict=False))
     assert torch.equal(told[-1][1], states[-1].point)
     assert torch.equal(told[-1][2], states[-1].average)
+
+
+def test_shifts_and_flips_move_images():
+    images = torch.arange(8 * 16 * 2, dtype=torch.float32).view(1, 8, 16, 2).expand(200, -1, -1, -1)
+    shifted = augmented(images, "shift", np.random.default_rng(0))
+    seen = set()
+    for image in shifted:
+        down = int(image[4, 8, 0]) // 32 - 4
+        across = int(image[4, 8, 0]) % 32 // 2 - 8
+        rows = (torch.arange(8) + down).clamp(0, 7)
+        columns = (torch.arange(16) + across).clamp(0, 15)
+        assert torch.equal(image, images[0][rows][:, columns])
+        seen.add((down, across))
+    assert seen == {(i, j) for i in (-1, 0, 1) for j in (-2, -1, 0, 1, 2)}
+    flipped = augmented(images, "shift+flip", np.random.default_rng(0))
+    n_flipped = int((flipped[:, 4, 8, 0] > flipped[:, 4, 9, 0]).sum())
+    assert 70 < n_flipped < 130
+    assert torch.equal(flipped[0], augmented(images, "shift+flip", np.random.default_rng(0))[0])
+
+
+def test_augmented_runs_learn_and_repeat():
+    objective, theta = problem(n=400)
+    options = StochasticOptions(epochs=10, augment="shift+flip")
+    *_, first = stochastic(objective, theta, options)
+    *_, second = stochastic(objective, theta, options)
+    assert torch.equal(first.theta, second.theta)
+    assert first.training_accuracy > 0.7

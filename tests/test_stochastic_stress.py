@@ -1,6 +1,7 @@
 """Many short runs on random networks, data, scales, losses and sizes: none may end worse than it was."""
 
 import math
+import os
 
 import numpy as np
 import pytest
@@ -10,6 +11,9 @@ from sklearn.datasets import load_digits
 from hfcnn import Conv, Dense, Network, Objective
 from hfcnn.stochastic import stochastic
 from hfcnn.stochastic_state import StochasticOptions
+
+#: Runs; set HFCNN_STRESS_RUNS=200 for all that the documentation speaks of.
+RUNS = int(os.environ.get("HFCNN_STRESS_RUNS", "25"))
 
 
 def draw_layers(rng):
@@ -54,9 +58,9 @@ def draw_problem(seed):
     return objective, network.init(seed, dtype) * 10.0 ** rng.choice([0, 0, 0.5, -0.5]), options
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(RUNS))
 def test_no_run_ends_worse_than_it_was(seed):
-    """f never rises from state to state; so accuracy is held to it only where a run learns what it fits."""
+    """f never rises; accuracy is held to it, within its standard error, where a run learns what it fits."""
     objective, theta, options = draw_problem(seed)
     f, best, state = objective.value(theta), 0.0, None
     for state in stochastic(objective, theta, options):
@@ -66,10 +70,4 @@ def test_no_run_ends_worse_than_it_was(seed):
     assert state is not None
     assert objective.value(state.theta) == pytest.approx(f, rel=1e-4)
     if objective.C >= 10 and best >= 0.5:
-        assert state.training_accuracy >= best - 0.01 - 2 / objective.n_images
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(20, 200))
-def test_nor_does_one_of_many(seed):
-    test_no_run_ends_worse_than_it_was(seed)
+        assert state.training_accuracy >= best - 0.01 - 0.5 / math.sqrt(objective.n_images)

@@ -32,7 +32,7 @@ VARIANTS: dict[str, StochasticOptions] = {
     "no trust region": replace(DEFAULT, trust=float("inf")),
     "a third of the damping": replace(DEFAULT, damping=DEFAULT.damping / 3),
     "three times the damping": replace(DEFAULT, damping=3 * DEFAULT.damping),
-    "statistics from half the images": replace(DEFAULT, statistics_images=DEFAULT.statistics_images // 2),
+    "statistics from twice the images": replace(DEFAULT, statistics_images=2 * DEFAULT.statistics_images),
     "batches of 1,024 from the start": replace(DEFAULT, batch_size=1024),
 }
 #: The variant that shows the parameters before they are averaged.

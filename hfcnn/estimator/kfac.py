@@ -33,6 +33,7 @@ class KFAC(Solver[StochasticState]):
             epochs=self.last,
             tol=STALL if is_auto else 0.0,
             patience=STALLED_EPOCHS if is_auto else self.last + 1,
+            augment=classifier.augment,
             seed=seed,
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from hfcnn.augmentation import AUGMENTATIONS
 from hfcnn.cuda_graph import graph_capture
 from hfcnn.estimator.base import CNNClassifier
 from hfcnn.estimator.kfac import KFAC
@@ -64,6 +65,10 @@ class NewtonCNNClassifier(CNNClassifier):
         Passes of the stochastic solver over the training images. "auto" ends the fit once two epochs in a
         row have each lowered the objective by less than 1 %, and at the latest after 10 epochs, or 400 steps
         where there are few images.
+    augment : {"shift", "shift+flip"} or None, default=None
+        How the stochastic solver changes training images at random before each use: "shift" moves them by up
+        to an eighth of their sides, "shift+flip" also mirrors half of them, left for right. Not for
+        Newton-CG, whose sums over all images must be of the same images each time.
     tol : float, default=0.0
         Norm of the gradient at which Newton-CG stops.
     cg_tol : float, default=0.1
@@ -181,6 +186,7 @@ class NewtonCNNClassifier(CNNClassifier):
         sampling: str = "random",
         max_iter: int | None = None,
         epochs: int | str = "auto",
+        augment: str | None = None,
         tol: float = 0.0,
         cg_tol: float = 0.1,
         cg_max_iter: int = 250,
@@ -213,6 +219,7 @@ class NewtonCNNClassifier(CNNClassifier):
         self.sampling = sampling
         self.max_iter = max_iter
         self.epochs = epochs
+        self.augment = augment
         self.tol = tol
         self.cg_tol = cg_tol
         self.cg_max_iter = cg_max_iter
@@ -241,6 +248,7 @@ class NewtonCNNClassifier(CNNClassifier):
         "solver": choice("auto", "newton-cg", "kfac"),
         "loss": loss_or_auto,
         "max_iter": integer(1, expected="None or an integer from 1 on", unset=None),
+        "augment": choice(None, *AUGMENTATIONS),
         "epochs": integer(1, expected='an integer from 1 on, or "auto"', auto="auto"),
         "sampling_rate": sampling_rate,
         "sampling": choice(*SAMPLINGS),
@@ -269,6 +277,9 @@ class NewtonCNNClassifier(CNNClassifier):
                 f"max_iter={self.max_iter} is of Newton-CG, and epochs={self.epochs} of the stochastic "
                 "solver: set one of them"
             )
+
+        if self.augment is not None and self._chosen_solver() == "newton-cg":
+            raise ValueError(f'augment={self.augment!r} is of solver="kfac", and the solver is "newton-cg"')
 
     def _chosen_solver(self) -> str:
         """Name of the solver that the parameters mean."""
