@@ -141,6 +141,10 @@ class NewtonState:
     n_failures: int = 0
     sampler: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.gradient.shape != self.theta.shape:
+            raise ValueError("gradient and theta are not of one shape")
+
 
 def newton(
     objective: Objective,

@@ -101,6 +101,12 @@ class Sampler:
 
     @state.setter
     def state(self, state: dict[str, Any]) -> None:
-        self._rng.bit_generator.state = state["generator"]
-        self._order = np.asarray(state["order"], np.int64)
-        self._next = int(state["next"])
+        try:
+            order, following = np.asarray(state["order"], np.int64), int(state["next"])
+            is_permutation = np.array_equal(np.sort(order), np.arange(len(order)))
+            if not is_permutation or len(order) not in (0, self.n_images) or following < 0:
+                raise ValueError("the order of the images is none")
+            self._rng.bit_generator.state = state["generator"]
+        except (KeyError, OverflowError, TypeError, ValueError) as error:
+            raise ValueError(f"the state of the subsampling is damaged: {error!r}") from error
+        self._order, self._next = order, following

@@ -87,6 +87,10 @@ class SGDState:
     passes: float = 0.0
     sampler: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.velocity.shape != self.theta.shape:
+            raise ValueError("velocity and theta are not of one shape")
+
 
 def sgd(
     objective: Objective,
@@ -123,7 +127,10 @@ def sgd(
     if state is None:
         state = start(theta0, options)
     elif state.sampler:
-        rng.bit_generator.state = state.sampler
+        try:
+            rng.bit_generator.state = state.sampler
+        except (KeyError, OverflowError, TypeError, ValueError) as error:
+            raise ValueError(f"the state of the order of the images is damaged: {error!r}") from error
     while state.iteration < options.max_epochs and (state.iteration == 0 or math.isfinite(state.f)):
         state = _epoch(objective, state, rng, options)
         yield state

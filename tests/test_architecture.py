@@ -42,7 +42,7 @@ LAYERS = {
     "data": ["hfcnn.preprocessing", "hfcnn.datasets", "hfcnn.datasets.*"],
     "estimators": [
         *("hfcnn.estimator", "hfcnn.estimator.*", "hfcnn.persistence", "hfcnn.onnx_export"),
-        "hfcnn.callbacks",
+        *("hfcnn.callbacks", "hfcnn.file_values"),
     ],
     "tools": [
         *("hfcnn.commands", "hfcnn.plots", "hfcnn.demo", "hfcnn.kernels.tools", "hfcnn.kernels.tools.*"),

@@ -10,11 +10,10 @@ from hfcnn import Conv, Dense, NewtonCNNClassifier, SGDCNNClassifier
 # Some checks hand over values around 100, on which stochastic gradients diverge, and say so.
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
-# The default C is for tens of thousands of images: on the checks' tens it would regularise all away.
-# tol ends the check that raises max_iter to 1000.
+# The second has every default; tol ends the check that raises max_iter to 1000.
 CLASSIFIERS = [
-    NewtonCNNClassifier(C=1.0, max_iter=5, tol=1e-4),
-    NewtonCNNClassifier(C=1.0),
+    NewtonCNNClassifier(max_iter=5, tol=1e-4),
+    NewtonCNNClassifier(),
     SGDCNNClassifier([Conv(16, 3), Dense(16)], C=1.0, max_iter=50, learning_rate=3e-3),
 ]
 CHECKS = parametrize_with_checks(CLASSIFIERS).mark

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, Self
 
 import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import get_scorer
 from torch import Tensor
 
-from hfcnn.estimator.checkpoint import SavedRun, fingerprint, save_checkpoint, state_fields
+from hfcnn.estimator.checkpoint import (
+    SavedRun,
+    circumstances,
+    claim,
+    fingerprint,
+    own_path,
+    save_checkpoint,
+    state_fields,
+)
 from hfcnn.estimator.images import ImageSet
-from hfcnn.estimator.labels import Array
+from hfcnn.estimator.labels import Array, largest_share
 from hfcnn.estimator.monitors import Checkpoint, EarlyStopping, OnAllRanks, UserCallbacks, Validation
 from hfcnn.estimator.plan import FitPlan, PlannedCNN
 from hfcnn.estimator.progress import Progress
@@ -26,10 +35,16 @@ from hfcnn.estimator.threads import with_threads
 from hfcnn.images import Contribution, Images, Span
 from hfcnn.interrupts import Interrupts, hold_interrupts
 from hfcnn.objective import Objective, forward
-from hfcnn.persistence import ATTRIBUTES
+from hfcnn.persistence import FITTED
 from hfcnn.ranks import Ranks
 
 __all__ = ["CNNClassifier"]
+
+#: A fit of fewer iterations says nothing of whether anything can be learned.
+FEWEST_ITERATIONS = 10
+
+#: Share of the images outside the largest class below which nothing was learned of them.
+NOTHING_LEARNED = 0.02
 
 
 class CNNClassifier(CallbackSupportMixin, PlannedCNN):  # type: ignore[misc]
@@ -38,6 +53,8 @@ class CNNClassifier(CallbackSupportMixin, PlannedCNN):  # type: ignore[misc]
     Fits work on a copy, the draft, whose fitted attributes the classifier takes over in one step: whatever
     ends a fit, a classifier is as it was, or fitted with the best parameters that were reached.
     """
+
+    _is_clone = False
 
     @with_callbacks
     @with_threads
@@ -142,6 +159,12 @@ class CNNClassifier(CallbackSupportMixin, PlannedCNN):  # type: ignore[misc]
             self._follow(draft, plan, [UserCallbacks(self.callbacks)], interrupts)
         return self
 
+    def __sklearn_clone__(self) -> Self:
+        clone: Self = super().__sklearn_clone__()
+        if self.checkpoint is not None:
+            clone._is_clone = True  # its checkpoint is then a file of its own
+        return clone
+
     def _draft(self) -> Self:
         """Copy of the classifier, for a fit to work on."""
         draft: Self = object.__new__(type(self))
@@ -150,8 +173,8 @@ class CNNClassifier(CallbackSupportMixin, PlannedCNN):  # type: ignore[misc]
 
     def _take_over(self, draft: Self) -> None:
         """Become what a draft is, as far as fits are concerned: in one step."""
-        rest = {name: value for name, value in vars(self).items() if name not in ATTRIBUTES}
-        self.__dict__ = rest | {name: value for name, value in vars(draft).items() if name in ATTRIBUTES}
+        rest = {name: value for name, value in vars(self).items() if name not in FITTED}
+        self.__dict__ = rest | {name: value for name, value in vars(draft).items() if name in FITTED}
 
     def _follow(
         self, draft: Self, plan: FitPlan, monitors: Sequence[Monitor], interrupts: Interrupts
@@ -165,15 +188,29 @@ class CNNClassifier(CallbackSupportMixin, PlannedCNN):  # type: ignore[misc]
             if run.n_finished:
                 draft._store(run, plan.solver)
                 self._take_over(draft)
+        self._look_back(plan)
         for message in run.messages:
             warnings.warn(message, ConvergenceWarning, stacklevel=6)
+
+    def _look_back(self, plan: FitPlan) -> None:
+        """Note if nothing was learned: nearly all images are taken for the largest class."""
+        share = largest_share(plan.data.labels, plan.data.weight)
+        accuracy = plan.run.state.training_accuracy
+        is_long = len(plan.run.rows) >= FEWEST_ITERATIONS
+        if is_long and accuracy <= share + NOTHING_LEARNED * (1 - share):
+            plan.run.messages.append(
+                f"Nothing was learned: {accuracy:.1%} of the training images are classified rightly, and the "
+                f"largest class has {share:.1%} of them. C times the number of images is "
+                f'{self.C_ * plan.data.total_weight:.3g}: if that is below 100, raise C, or set C="auto". '
+                "If the images are not scaled, pass scale=True, or scale them, for instance to [0, 1]."
+            )
 
     def _validation_monitors(self, validation: ImageSet | None, objective: Objective) -> list[Monitor]:
         if validation is None:
             return []
         data = Images(
             self.network_,
-            validation.images,
+            self._scaled(validation.images),
             torch.from_numpy(validation.labels),
             backend=objective.backend,
             batch_size=self.batch_size,
@@ -192,7 +229,21 @@ class CNNClassifier(CallbackSupportMixin, PlannedCNN):  # type: ignore[misc]
                 return data.weighted_sum(data.spans(theta.dtype), part).hits / len(data)
 
         stop = [EarlyStopping(self.n_iter_no_change)] if self.early_stopping else []
-        return [Validation(accuracy), *stop]
+        score = None if self.scoring is None else self._scorer(validation)
+        return [Validation(accuracy, score), *stop]
+
+    def _scorer(self, validation: ImageSet) -> Callable[[Tensor], float]:
+        """Score of parameters by `scoring`, on images to validate on."""
+        scorer = get_scorer(self.scoring)
+        images = validation.images[:]  # once: scorers take arrays
+        labels = self.classes_[validation.labels]
+
+        def score(theta: Tensor) -> float:
+            model = self._draft()
+            model.theta_ = _to_numpy(theta)
+            return float(scorer(model, images, labels))
+
+        return score
 
     def _scikit_callbacks(self, draft: Self, X: Any, y: Any, sample_weight: Any) -> list[Monitor]:
         """Callbacks of scikit-learn's own protocol, where the installed version has it."""
@@ -202,7 +253,7 @@ class CNNClassifier(CallbackSupportMixin, PlannedCNN):  # type: ignore[misc]
         data = {"X": X, "y": y, "metadata": metadata}
 
         def fitted(run: Run) -> dict[str, Any]:
-            known = {name: value for name, value in vars(draft).items() if name in ATTRIBUTES}
+            known = {name: value for name, value in vars(draft).items() if name in FITTED}
             return known | {"theta_": _to_numpy(run.theta)}
 
         return [ScikitCallbacks(self, self._most_iterations(), data, fitted)]
@@ -225,17 +276,19 @@ class CNNClassifier(CallbackSupportMixin, PlannedCNN):  # type: ignore[misc]
     def _checkpoints(self, plan: FitPlan, interrupts: Interrupts) -> list[Monitor]:
         if self.checkpoint is None:
             return []
-        digest = fingerprint(plan.data, plan.validation)
+        digest, around = fingerprint(plan.data, plan.validation), circumstances(self)
+        path = own_path(self, digest)
 
         def save(run: Run) -> None:
             model = self._draft()
             model._store(run, plan.solver)
             best = None if run.best_theta is None else _to_numpy(run.best_theta)
             state = state_fields(run.state)
-            saved = SavedRun(state, run.history, run.n_earlier, best, asdict(plan.seeds), digest)
-            save_checkpoint(model, saved, self.checkpoint)
+            seeds = asdict(plan.seeds)
+            saved = SavedRun(state, run.history, run.n_earlier, best, seeds, digest, around)
+            save_checkpoint(model, saved, path)
 
-        return [Checkpoint(save, self.checkpoint_every, interrupts)]
+        return [Checkpoint(save, self.checkpoint_every, interrupts, claim(path))]
 
     def _store(self, run: Run, solver: Solver[Any]) -> None:
         """Set the fitted attributes."""
@@ -244,6 +297,9 @@ class CNNClassifier(CallbackSupportMixin, PlannedCNN):  # type: ignore[misc]
         history = run.history
         names = dict.fromkeys([*solver.state_type.columns, *(name for row in history for name in row)])
         self.history_ = {name: np.array([row.get(name, math.nan) for row in history]) for name in names}
+        if run.best is not None and run.score is not None:
+            self.best_iteration_ = int(run.best["iteration"])
+            self.best_score_ = float(run.best[run.score])
         for name, value in solver.fitted(run.state).items():
             setattr(self, name, value)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Self, cast
 
+import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from hfcnn.backend import Backend, get_backend
 from hfcnn.estimator.images import ImageShape, assert_images_finite, view_images
 from hfcnn.estimator.labels import Array
+from hfcnn.estimator.scaling import ScaledImages
 from hfcnn.estimator.threads import with_threads
 from hfcnn.loss import Loss, get_loss
 from hfcnn.network import Network
@@ -22,6 +24,9 @@ from hfcnn.persistence import load_model, save_model
 from hfcnn.preprocessing import ImageScaler
 
 __all__ = ["FittedCNN"]
+
+#: Outputs beyond this are shifted before probabilities are made of them, so that nothing overflows.
+LARGE_OUTPUT = 1e6
 
 
 class FittedCNN(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -40,6 +45,8 @@ class FittedCNN(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     n_jobs: int | None
 
     classes_: Array
+    C_: float
+    scaler_: ImageScaler | None
     image_shape_: ImageShape
     network_: Network
     theta_: Array
@@ -98,8 +105,27 @@ class FittedCNN(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             In the order of `classes_`.
         """
         z = torch.from_numpy(self._outputs(X))
+        if float(z.abs().max()) > LARGE_OUTPUT:  # a constant added to all outputs changes no probability
+            z = (z - z.max(1, keepdim=True).values).clamp_(min=-LARGE_OUTPUT)
         probabilities: Array = self._loss_function().probabilities(z).numpy()
         return probabilities
+
+    def predict_log_proba(self, X: Any) -> Array:
+        """Logarithms of the probabilities of the classes; minus infinity where one is zero.
+
+        Parameters
+        ----------
+        X : array-like of shape (l, H, W, C), (l, H, W) or (l, n_features)
+            Images.
+
+        Returns
+        -------
+        ndarray of shape (l, K)
+            In the order of `classes_`.
+        """
+        with np.errstate(divide="ignore"):
+            logarithms: Array = np.log(self.predict_proba(X))
+        return logarithms
 
     def history_frame(self) -> Any:
         """Return `history_` as a pandas DataFrame, one row per iteration.
@@ -199,7 +225,12 @@ class FittedCNN(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         images = self._view_images(X, reset=False)
         assert_images_finite(images, "X", self)
         backend = self._get_backend()
-        return outputs(self.network_, self._theta(backend.device), images, backend, self.batch_size)
+        theta = self._theta(backend.device)
+        return outputs(self.network_, theta, self._scaled(images), backend, self.batch_size)
+
+    def _scaled(self, images: Any) -> Any:
+        """Checked images as the network takes them: scaled when they are read, if the fit's were."""
+        return images if self.scaler_ is None else ScaledImages(images, self.scaler_)
 
     def _view_images(self, X: Any, *, reset: bool, name: str = "X") -> Array:
         return view_images(self, X, self.image_shape, reset=reset, name=name)

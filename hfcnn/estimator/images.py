@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any, TypeAlias
@@ -22,6 +23,7 @@ __all__ = [
     "ImageShape",
     "Rows",
     "assert_images_finite",
+    "chunks",
     "default_shape",
     "image_dtype",
     "make_network",
@@ -73,7 +75,14 @@ class Rows:
         return part
 
 
-def image_dtype(images: Array | Rows) -> torch.dtype:
+def chunks(images: Array | Rows, n_elements: int = CHUNK_ELEMENTS) -> Iterator[Array]:
+    """Read images a part at a time, so that no temporary is as large as they are."""
+    step = max(1, n_elements // math.prod(images.shape[1:]))
+    for start in range(0, len(images), step):
+        yield images[start : start + step]
+
+
+def image_dtype(images: Any) -> torch.dtype:
     """Type to compute in: float64 for float64 images, float32 for all others."""
     return torch.float64 if images.dtype == np.float64 else torch.float32
 
@@ -202,9 +211,7 @@ def assert_images_finite(images: Array, name: str, estimator: Any) -> None:
     """
     if images.dtype.kind != "f":
         return
-    step = max(1, CHUNK_ELEMENTS // math.prod(images.shape[1:]))
-    for start in range(0, len(images), step):
-        part = images[start : start + step]
+    for part in chunks(images):
         assert_all_finite(part, estimator_name=type(estimator).__name__, input_name=name)
 
 
@@ -293,8 +300,6 @@ def training_set(estimator: Any, images: Array, y: Any, sample_weight: Any, clas
         present, indices[kept] = np.unique(labels[kept], return_inverse=True)
     if classes is None:
         classes = present
-    elif not np.isin(present, classes).all():
-        raise ValueError(f"y holds classes that are not among {classes}: {np.setdiff1d(present, classes)}")
     else:
         indices = class_indices(labels, classes)
     if len(classes) < 2:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from numbers import Real
 from typing import Any, TypeAlias
 
@@ -13,7 +14,19 @@ from sklearn.utils import assert_all_finite, check_array, check_consistent_lengt
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 
-__all__ = ["Array", "RowNumbers", "check_labels", "check_weights", "class_indices", "stratified_rows"]
+__all__ = [
+    "Array",
+    "RowNumbers",
+    "check_labels",
+    "check_weights",
+    "class_indices",
+    "largest_share",
+    "within_range",
+    "stratified_rows",
+]
+
+#: Powers of two up to this are left to float32, which goes to 127.
+LARGEST_EXPONENT = 40
 
 Array: TypeAlias = NDArray[Any]
 RowNumbers: TypeAlias = NDArray[np.int64]
@@ -36,6 +49,18 @@ def check_labels(y: Any, images: Array, estimator: Any, name: str = "y") -> Arra
     check_classification_targets(labels)
     check_consistent_length(images, labels)
     return labels
+
+
+def within_range(weight: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weights for a weighted mean, multiplied by a power of two where float32 could not hold them."""
+    exponent = round(math.log2(weight.mean()))
+    return np.ldexp(weight, -exponent) if abs(exponent) > LARGEST_EXPONENT else weight
+
+
+def largest_share(indices: NDArray[np.int64], weight: NDArray[np.float64] | None) -> float:
+    """Share that the largest class has of the images, or of their weight."""
+    totals = np.bincount(indices, weight)
+    return float(totals.max() / totals.sum())
 
 
 def check_weights(
@@ -81,6 +106,10 @@ def check_weights(
         weight = weight * given
     if class_weight is not None:
         weight = weight * _class_weights(class_weight, classes, indices, weight)[indices]
+    with np.errstate(over="ignore"):
+        total = weight.sum()
+    if not 0 < total < np.inf:
+        raise ValueError(f"the weights of the images add up to {total}: they are too small or too large")
     return None if (weight == 1).all() else weight
 
 
@@ -95,10 +124,23 @@ def _class_weights(
     return result
 
 
-def class_indices(labels: Array, classes: Array) -> NDArray[np.int64]:
-    """Index of each label in the sorted `classes`; -1 where it is not there."""
-    indices = np.minimum(np.searchsorted(classes, labels), len(classes) - 1)
-    return np.where(classes[indices] == labels, indices, -1).astype(np.int64)
+def class_indices(labels: Array, classes: Array, name: str = "y") -> NDArray[np.int64]:
+    """Index of each label in the sorted `classes`.
+
+    Raises
+    ------
+    ValueError
+        If there are labels that are no class, naming them, and `name` as what holds them.
+    """
+    known = set(classes.tolist())
+    unknown = [label for label in np.unique(labels).tolist() if label not in known]
+    if unknown:
+        listed = ", ".join(map(repr, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
+        raise ValueError(
+            f"{name} holds labels that are no class of the training images: {listed}; the classes are "
+            f"{', '.join(map(repr, classes.tolist()[:20]))}{', ...' if len(classes) > 20 else ''}"
+        )
+    return np.searchsorted(classes, labels.astype(classes.dtype)).astype(np.int64)
 
 
 def stratified_rows(

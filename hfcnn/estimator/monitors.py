@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 import numpy as np
@@ -19,20 +19,27 @@ __all__ = ["Checkpoint", "EarlyStopping", "OnAllRanks", "UserCallbacks", "Valida
 
 
 class Validation(Monitor):
-    """Adds the accuracy on held-out images to each row.
+    """Adds the accuracy on held-out images to each row, and another score of them.
 
     Parameters
     ----------
     accuracy : callable
         From parameters, a Tensor of shape (n,), to the share of images classified rightly.
+    score : callable or None, default=None
+        From parameters to another score, higher for better ones.
     """
 
-    def __init__(self, accuracy: Callable[[Tensor], float]) -> None:
+    def __init__(
+        self, accuracy: Callable[[Tensor], float], score: Callable[[Tensor], float] | None = None
+    ) -> None:
         self.accuracy = accuracy
+        self.score = score
 
     def measure(self, run: Run, state: SolverState, row: HistoryRow) -> None:
         """Evaluate the newest parameters."""
         row["validation_accuracy"] = self.accuracy(state.theta)
+        if self.score is not None:
+            row["validation_score"] = self.score(state.theta)
 
 
 class EarlyStopping(Monitor):
@@ -136,14 +143,29 @@ class Checkpoint(Monitor):
         Iterations between saves.
     interrupts : Interrupts
         Held while the file is written.
+    claim : context manager
+        Entered while the run lasts.
     """
 
-    def __init__(self, save: Callable[[Run], None], every: int, interrupts: Interrupts) -> None:
+    def __init__(
+        self,
+        save: Callable[[Run], None],
+        every: int,
+        interrupts: Interrupts,
+        claim: AbstractContextManager[None],
+    ) -> None:
         self.save = save
         self.every = every
         self.interrupts = interrupts
+        self._claim = ExitStack()
+        self._to_claim = claim
         self._saved = -1
         self._has_warned = False
+
+    def open(self, run: Run) -> bool:
+        """See that nobody else writes the file."""
+        self._claim.enter_context(self._to_claim)
+        return False
 
     def after(self, run: Run) -> bool:
         """Save when it is time."""
@@ -153,8 +175,9 @@ class Checkpoint(Monitor):
 
     def close(self, run: Run) -> None:
         """Save what came since the last time."""
-        if run.rows and self._saved != run.state.iteration:
-            self._save(run)
+        with self._claim:
+            if run.rows and self._saved != run.state.iteration:
+                self._save(run)
 
     def _save(self, run: Run) -> None:
         with self.interrupts.held():

@@ -46,14 +46,20 @@ class NewtonCNNClassifier(CNNClassifier):
         How the objective is minimised: "newton-cg" by the paper's Algorithm 1, whose iterations each read all
         images; "kfac" by stochastic steps, in epochs that each read all images once. "auto" is "kfac", unless
         `max_iter` is set, which is Newton-CG's.
-    C : float, default=0.01
-        Inverse strength of the regularisation, as in `sklearn.svm.LinearSVC`: the objective is
-        theta^T theta / 2 + C times the sum of the losses, divided by C l. So 0.01 is the paper's
-        C = 0.01 l (Sec. 6.1); a few hundred images need more, about 1.
+    C : float or "auto", default="auto"
+        Inverse strength of the regularisation, as in `sklearn.svm.LinearSVC`: what is minimised is half the
+        squared length of the parameters plus C times the sum of the losses of the images. "auto" is the
+        paper's 0.01 for 10,000 images and more (Sec. 6.1), and 100 divided by the number of images for
+        fewer: with less than that, small sets are regularised until nothing is left to learn.
     loss : {"auto", "squared", "cross_entropy"}, default="auto"
         What the network's outputs are compared with the labels by: the squared distance to one for the label
         and zero for the other classes, the paper's (26), or the negative logarithm of the label's
         probability. "auto" is the squared loss for Newton-CG, and cross-entropy for the stochastic solver.
+    scale : bool or "auto", default="auto"
+        Whether the images are scaled as in the paper before anything else: each to [0, 1] by its own smallest
+        and largest value, less the mean training image (see `ImageScaler`); `predict` then does the same.
+        "auto" scales images of an integer type, and others whose values are whole numbers from 0 on: raw
+        pixels.
     sampling_rate : float, int or "auto", default="auto"
         Images over which the Gauss-Newton matrix is averaged: a share, a number, or the paper's 5 % but
         at least 256.
@@ -91,6 +97,9 @@ class NewtonCNNClassifier(CNNClassifier):
         Share of each class that is put aside.
     n_iter_no_change : int, default=10
         Iterations without improvement after which to stop.
+    scoring : str, callable or None, default=None
+        What `early_stopping` goes by: the name of a scorer of scikit-learn, such as "f1_macro", or a function
+        of (estimator, X, y); None is the accuracy.
     warm_start : bool, default=False
         Whether `fit` goes on from the parameters of the fit before, for `max_iter` more iterations or
         `epochs` more epochs. The stochastic solver also goes on with its averages, unless the classifier was
@@ -130,6 +139,10 @@ class NewtonCNNClassifier(CNNClassifier):
         (H, W, C) of the images.
     network_ : Network
         The layers with their shapes.
+    C_ : float
+        C of the newest fit, where "auto" has become a number.
+    scaler_ : ImageScaler or None
+        What scales the images before the network; None where they are taken as they are.
     theta_ : ndarray of shape (n,)
         Parameters; float64 if the images are, float32 otherwise.
     solver_ : {"newton-cg", "kfac"}
@@ -140,6 +153,9 @@ class NewtonCNNClassifier(CNNClassifier):
         Values of an image.
     feature_names_in_ : ndarray of shape (n_features_in_,)
         Names of the columns, if the images came as a data frame whose columns are named by strings.
+    best_iteration_, best_score_ : int, float
+        Iteration that the parameters are of, and its score on the images put aside; only after a fit with
+        `early_stopping`.
     history_ : dict of ndarray
         A column for each number of an iteration, an entry per iteration. Of Newton-CG: iteration, f,
         gradient_norm, damping, rho, step, cg_iterations, n_trials, seconds, passes (over the images),
@@ -180,8 +196,9 @@ class NewtonCNNClassifier(CNNClassifier):
         network: Any = "cnn3",
         *,
         solver: str = "auto",
-        C: float = 0.01,
+        C: float | str = "auto",
         loss: str = "auto",
+        scale: bool | str = "auto",
         sampling_rate: float | int | str = "auto",
         sampling: str = "random",
         max_iter: int | None = None,
@@ -197,6 +214,7 @@ class NewtonCNNClassifier(CNNClassifier):
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
         n_iter_no_change: int = 10,
+        scoring: Any = None,
         warm_start: bool = False,
         callbacks: Any = None,
         checkpoint: Any = None,
@@ -215,6 +233,7 @@ class NewtonCNNClassifier(CNNClassifier):
         self.solver = solver
         self.C = C
         self.loss = loss
+        self.scale = scale
         self.sampling_rate = sampling_rate
         self.sampling = sampling
         self.max_iter = max_iter
@@ -230,6 +249,7 @@ class NewtonCNNClassifier(CNNClassifier):
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
+        self.scoring = scoring
         self.warm_start = warm_start
         self.callbacks = callbacks
         self.checkpoint = checkpoint

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from sklearn.metrics import get_scorer
 from sklearn.utils import check_random_state
 
 from hfcnn.backend import PRECISIONS
@@ -30,6 +31,9 @@ __all__ = [
     "positive",
     "sampling_rate",
 ]
+
+#: Most threads that anyone means.
+MOST_THREADS = 4096
 
 #: Takes a parameter's name and value, and raises TypeError or ValueError.
 Check: TypeAlias = Callable[[str, Any], None]
@@ -177,6 +181,17 @@ def _class_weight(name: str, value: Any) -> None:
             )
 
 
+def _scoring(name: str, value: Any) -> None:
+    if value is None or callable(value):
+        return
+    try:
+        get_scorer(value)
+    except ValueError as error:
+        raise ValueError(
+            f"{name} must be the name of one of scikit-learn's scorers, a scorer or None; got {value!r}"
+        ) from error
+
+
 def _callbacks(name: str, value: Any) -> None:
     if value is None or callable(value):
         return
@@ -205,7 +220,7 @@ def _n_jobs(name: str, value: Any) -> None:
     expected = f"{name} must be None, -1 for all processors, or a number of threads; got {value!r}"
     if value is not None and (not _is_number(value, Integral)):
         raise TypeError(expected)
-    if value == 0:
+    if value is not None and (value == 0 or abs(value) > MOST_THREADS):
         raise ValueError(expected)
 
 
@@ -223,14 +238,16 @@ count = integer(1, expected="an integer from 1 on")
 #: Parameters that all classifiers have.
 COMMON: dict[str, Check] = {
     "network": _network,
-    "C": number(0, expected="a positive number", no_regularisation=math.inf),
+    "C": number(0, expected='a positive number or "auto"', by_size="auto", no_regularisation=math.inf),
     "loss": _loss,
+    "scale": choice(True, False, "auto"),
     "max_iter": count,
     "image_shape": _image_shape,
     "class_weight": _class_weight,
     "early_stopping": flag,
     "validation_fraction": number(0, 1, expected="a share between 0 and 1, both excluded"),
     "n_iter_no_change": count,
+    "scoring": _scoring,
     "warm_start": flag,
     "callbacks": _callbacks,
     "checkpoint": _checkpoint,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABCMeta, abstractmethod
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from sklearn.utils import check_random_state
 
-from hfcnn.estimator.checkpoint import SavedRun, read_checkpoint, state_from_fields
+from hfcnn.estimator.checkpoint import SavedRun, check_unused, read_checkpoint
 from hfcnn.estimator.fitted import FittedCNN
 from hfcnn.estimator.images import (
     ImageSet,
@@ -20,15 +21,25 @@ from hfcnn.estimator.images import (
     stratified_split,
     training_set,
 )
-from hfcnn.estimator.labels import Array, check_labels, class_indices
+from hfcnn.estimator.labels import Array, check_labels, class_indices, within_range
 from hfcnn.estimator.parameters import Check, check_parameters
-from hfcnn.estimator.run import HistoryRow, Run
+from hfcnn.estimator.run import HistoryRow, Run, rows_of
+from hfcnn.estimator.scaling import fit_scaler, holds_pixels, joined
 from hfcnn.estimator.solvers import Solver
 from hfcnn.objective import Objective
-from hfcnn.persistence import ATTRIBUTES
+from hfcnn.persistence import FITTED
 from hfcnn.ranks import Ranks, together
 
 __all__ = ["FitPlan", "FitSeeds", "PlannedCNN"]
+
+#: The paper's C, per image (Sec. 6.1).
+PAPER_C = 0.01
+
+#: C="auto" keeps C times the number of images from falling below this: see docs/guide/choices.md.
+SMALLEST_C_TIMES_IMAGES = 100.0
+
+#: Least C times the number of images whose inverse, the weight of the regularisation, is within float32.
+SMALLEST_REGULARISATION = 1e-30
 
 
 @dataclass(frozen=True)
@@ -73,7 +84,9 @@ class PlannedCNN(FittedCNN, metaclass=ABCMeta):
     _shard: str = "block"
 
     network: Any
-    C: float
+    C: float | str
+    scale: bool | str
+    scoring: Any
     max_iter: Any
     class_weight: Any
     early_stopping: bool
@@ -83,6 +96,7 @@ class PlannedCNN(FittedCNN, metaclass=ABCMeta):
     callbacks: Any
     checkpoint: Any
     checkpoint_every: int
+    _is_clone: bool
     random_state: Any
     verbose: int
 
@@ -117,9 +131,10 @@ class PlannedCNN(FittedCNN, metaclass=ABCMeta):
             self._check_alike(ranks, images)
         with together(ranks):
             if held_out is None and self.early_stopping:
-                data, held_out = stratified_split(data, self.validation_fraction, seeds.split)
+                data, held_out = self._set_aside(data, seeds)
             if saved is not None and (ranks is None or ranks.rank == 0):
                 saved.check_data(data, held_out)
+        self._prepare_numbers(data, go_on=go_on)
         objective = self._objective(data)
         if saved is None:
             return self._started(data, held_out, objective, seeds, go_on=go_on)
@@ -161,12 +176,15 @@ class PlannedCNN(FittedCNN, metaclass=ABCMeta):
         self._begin(images, classes, go_on=go_on)
         assert_images_finite(images, "X", self)
         self._limit_to_one_iteration()  # the draft
+        self._prepare_numbers(data, go_on=go_on)
         seeds = FitSeeds.draw(self.random_state)
         return self._started(data, None, self._objective(data), seeds, go_on=go_on)
 
     def _check_parameters(self) -> None:
         check_parameters(self, self._checks)
         self._get_backend()
+        if self.checkpoint is not None and not self._is_clone:
+            check_unused(self.checkpoint)
 
     def _all_classes(self, classes: Any) -> Array:
         """Check and sort the classes of `partial_fit`."""
@@ -186,7 +204,7 @@ class PlannedCNN(FittedCNN, metaclass=ABCMeta):
             self.__dict__ = {
                 name: value
                 for name, value in vars(self).items()
-                if name not in ATTRIBUTES or name in ("n_features_in_", "feature_names_in_")
+                if name not in FITTED or name in ("n_features_in_", "feature_names_in_")
             }
             self.classes_ = classes
             self.image_shape_ = images.shape[1:]
@@ -211,20 +229,60 @@ class PlannedCNN(FittedCNN, metaclass=ABCMeta):
             raise ValueError(f"{there} was passed without {missing}: validation needs images and labels")
         images = self._view_images(X_val, reset=False, name="X_val")
         labels = check_labels(y_val, images, self, name="y_val")
+        indices = class_indices(labels, self.classes_, "y_val")
         assert_images_finite(images, "X_val", self)
-        return ImageSet(images, class_indices(labels, self.classes_), None, self.classes_)
+        return ImageSet(images, indices, None, self.classes_)
+
+    def _set_aside(self, data: ImageSet, seeds: FitSeeds) -> tuple[ImageSet, ImageSet]:
+        """Put the share of the images aside that `early_stopping` goes by."""
+        counts = np.bincount(data.labels, minlength=len(self.classes_))
+        n_held_out = math.ceil(self.validation_fraction * len(data))
+        if counts.min() < 2 or min(n_held_out, len(data) - n_held_out) < len(self.classes_):
+            raise ValueError(
+                f"early_stopping puts validation_fraction={self.validation_fraction} of {len(data)} images "
+                f"aside, too few for {len(self.classes_)} classes on both sides (the class "
+                f"{self.classes_.tolist()[counts.argmin()]!r} has {counts.min()}); pass X_val and y_val"
+            )
+        return stratified_split(data, self.validation_fraction, seeds.split)
+
+    def _prepare_numbers(self, data: ImageSet, *, go_on: bool) -> None:
+        """Choose what the parameters leave to the images: the strength of regularisation, and a scaler."""
+        weight = self._total_weight(data)
+        self.C_ = max(PAPER_C, SMALLEST_C_TIMES_IMAGES / weight) if isinstance(self.C, str) else float(self.C)
+        if not self.C_ * weight > SMALLEST_REGULARISATION:
+            raise ValueError(
+                f"C times the sum of the weights is {self.C_ * weight:g}, too small to be told from zero; "
+                "raise C, or the weights in sample_weight and class_weight"
+            )
+        if go_on:
+            return
+        wanted = holds_pixels(data.images) if isinstance(self.scale, str) else self.scale
+        given = self._ranks if self._is_given else None
+        if given is not None:
+            wanted = any(given.gather(wanted))
+        self.scaler_ = fit_scaler(data.images) if wanted else None
+        if given is not None and self.scaler_ is not None:
+            self.scaler_ = joined(given.gather(self.scaler_))
+
+    def _total_weight(self, data: ImageSet) -> float:
+        """Sum of the weights of all images, those that other processes were given included."""
+        if self._ranks is not None and self._is_given:
+            return float(self._ranks.total(data.total_weight)[0])
+        return data.total_weight
+
+    def _weight(self, data: ImageSet) -> torch.Tensor | None:
+        if data.weight is None:
+            return None
+        return torch.from_numpy(data.weight if self._is_given else within_range(data.weight))
 
     def _objective(self, data: ImageSet) -> Objective:
-        total_weight = data.total_weight
-        if self._ranks is not None and self._is_given:
-            total_weight = self._ranks.total(total_weight)[0]
         return Objective(
             self.network_,
-            data.images,
+            self._scaled(data.images),
             torch.from_numpy(data.labels),
             self._loss_function(),
-            self.C * total_weight,
-            None if data.weight is None else torch.from_numpy(data.weight),
+            self.C_ * self._total_weight(data),
+            self._weight(data),
             self._get_backend(),
             self.batch_size,
             ranks=self._ranks,
@@ -247,7 +305,7 @@ class PlannedCNN(FittedCNN, metaclass=ABCMeta):
         rows: list[HistoryRow] = []
         if go_on:
             state = solver.go_on(objective, self._theta(device), self)
-            rows = _rows(self.history_)
+            rows = rows_of(self.history_)
         else:
             theta = self.network_.init(seeds.theta, image_dtype(objective.images)).to(device)
             state = solver.start(objective, theta)
@@ -267,7 +325,7 @@ class PlannedCNN(FittedCNN, metaclass=ABCMeta):
                 "the checkpoint is of a fit by another solver: set solver, max_iter and epochs as they were"
             )
         best = None if saved.best_theta is None else torch.from_numpy(saved.best_theta).to(device)
-        state = state_from_fields(solver.state_type, saved.state, device)
+        state = saved.state_of(solver.state_type, self.network_, device)
         run = Run(state, saved.history, saved.n_earlier, best, self._score_column())
         return FitPlan(seeds, data, validation, objective, solver, run)
 
@@ -291,10 +349,6 @@ class PlannedCNN(FittedCNN, metaclass=ABCMeta):
 
     def _score_column(self) -> str | None:
         """Column of `history_` by which the best parameters are chosen; None keeps the newest."""
-        return "validation_accuracy" if self.early_stopping else None
-
-
-def _rows(history: dict[str, Array]) -> list[HistoryRow]:
-    """Turn columns into rows."""
-    columns = [column.tolist() for column in history.values()]
-    return [dict(zip(history, row, strict=True)) for row in zip(*columns, strict=True)]
+        if not self.early_stopping:
+            return None
+        return "validation_accuracy" if self.scoring is None else "validation_score"

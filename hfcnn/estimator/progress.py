@@ -23,6 +23,7 @@ HEADINGS: dict[str, tuple[str, str]] = {
     "learning_rate": ("rate", ".3g"),
     "training_accuracy": ("train", ".2%"),
     "validation_accuracy": ("valid", ".2%"),
+    "validation_score": ("score", ".4g"),
     "seconds": ("seconds", ".1f"),
 }
 

@@ -6,14 +6,15 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hfcnn.interrupts import Interrupts
 from hfcnn.solver import SolverState, numbers_of
 
-__all__ = ["HistoryRow", "Monitor", "Run", "follow"]
+__all__ = ["HistoryRow", "Monitor", "Run", "follow", "rows_of"]
 
 #: An iteration in numbers, by the names of `history_`.
 HistoryRow: TypeAlias = dict[str, float]
@@ -206,3 +207,9 @@ def _iterate(
 
 def _is_finite(state: SolverState) -> bool:
     return math.isfinite(state.f) and bool(state.theta.isfinite().all())
+
+
+def rows_of(history: dict[str, NDArray[Any]]) -> list[HistoryRow]:
+    """Turn columns into rows."""
+    columns = [column.tolist() for column in history.values()]
+    return [dict(zip(history, row, strict=True)) for row in zip(*columns, strict=True)]

@@ -30,12 +30,19 @@ class SGDCNNClassifier(CNNClassifier):
     network : {"cnn3", "cnn5"} or list of Conv and Dense, default="cnn3"
         The layers, without the linear output layer. The presets are those of Table 4; on images too small
         for them their pooling windows are cut, so that they fit any.
-    C : float, default=0.01
-        Inverse strength of the regularisation, as in `sklearn.svm.LinearSVC`: the objective is
-        theta^T theta / 2 + C times the sum of the losses, divided by C l. So 0.01 is the paper's
-        C = 0.01 l (Sec. 6.1); a few hundred images need more, about 1.
+    C : float or "auto", default="auto"
+        Inverse strength of the regularisation, as in `sklearn.svm.LinearSVC`: what is minimised is half the
+        squared length of the parameters plus C times the sum of the losses of the images. "auto" is the
+        paper's 0.01 for 10,000 images and more (Sec. 6.1), and 100 divided by the number of images for
+        fewer: with less than that, small sets are regularised until nothing is left to learn.
     loss : {"squared", "cross_entropy"}, default="squared"
-        Loss of the outputs; the paper's is (26).
+        What an image costs by its outputs: "squared" is their squared distance from the one-hot vector of
+        its class, as in the paper (Sec. 2.2); "cross_entropy" is the usual loss of neural networks.
+    scale : bool or "auto", default="auto"
+        Whether the images are scaled as in the paper before anything else: each to [0, 1] by its own smallest
+        and largest value, less the mean training image (see `ImageScaler`); `predict` then does the same.
+        "auto" scales images of an integer type, and others whose values are whole numbers from 0 on: raw
+        pixels.
     learning_rate : float, default=0.003
         First step size eta_0.
     momentum : float, default=0.9
@@ -58,6 +65,9 @@ class SGDCNNClassifier(CNNClassifier):
         Share of each class that is put aside.
     n_iter_no_change : int, default=10
         Iterations without improvement after which to stop.
+    scoring : str, callable or None, default=None
+        What `early_stopping` goes by: the name of a scorer of scikit-learn, such as "f1_macro", or a function
+        of (estimator, X, y); None is the accuracy.
     warm_start : bool, default=False
         Whether `fit` goes on from the parameters of the fit before, for `max_iter` more iterations.
     callbacks : callable, list of callables or None, default=None
@@ -90,6 +100,10 @@ class SGDCNNClassifier(CNNClassifier):
         (H, W, C) of the images.
     network_ : Network
         The layers with their shapes.
+    C_ : float
+        C of the newest fit, where "auto" has become a number.
+    scaler_ : ImageScaler or None
+        What scales the images before the network; None where they are taken as they are.
     theta_ : ndarray of shape (n,)
         Parameters; float64 if the images are, float32 otherwise.
     n_iter_ : int
@@ -98,6 +112,9 @@ class SGDCNNClassifier(CNNClassifier):
         Values of an image.
     feature_names_in_ : ndarray of shape (n_features_in_,)
         Names of the columns, if the images came as a data frame whose columns are named by strings.
+    best_iteration_, best_score_ : int, float
+        Iteration that the parameters are of, and its score on the images put aside; only after a fit with
+        `early_stopping`.
     history_ : dict of ndarray
         A column for each number of an iteration, an entry an iteration: iteration, f, gradient_norm,
         learning_rate, seconds, passes (over the images), training_accuracy. f and training_accuracy are
@@ -139,8 +156,9 @@ class SGDCNNClassifier(CNNClassifier):
         self,
         network: Any = "cnn3",
         *,
-        C: float = 0.01,
+        C: float | str = "auto",
         loss: str = "squared",
+        scale: bool | str = "auto",
         learning_rate: float = 0.003,
         momentum: float = 0.9,
         decay: float = 1e-6,
@@ -151,6 +169,7 @@ class SGDCNNClassifier(CNNClassifier):
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
         n_iter_no_change: int = 10,
+        scoring: Any = None,
         warm_start: bool = False,
         callbacks: Any = None,
         checkpoint: Any = None,
@@ -166,6 +185,7 @@ class SGDCNNClassifier(CNNClassifier):
         self.network = network
         self.C = C
         self.loss = loss
+        self.scale = scale
         self.learning_rate = learning_rate
         self.momentum = momentum
         self.decay = decay
@@ -176,6 +196,7 @@ class SGDCNNClassifier(CNNClassifier):
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
+        self.scoring = scoring
         self.warm_start = warm_start
         self.callbacks = callbacks
         self.checkpoint = checkpoint

@@ -91,7 +91,7 @@ def with_threads(method: _Method) -> _Method:
 
 def _n_threads(n_jobs: Any) -> int | None:
     """Number of threads that `n_jobs` means; what means nothing is refused elsewhere."""
-    if not isinstance(n_jobs, int) or n_jobs == 0:
+    if not isinstance(n_jobs, int) or n_jobs == 0 or abs(n_jobs) > 4096:
         return None
     return n_jobs if n_jobs > 0 else max(1, cpu_count() + 1 + n_jobs)
 
