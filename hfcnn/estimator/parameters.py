@@ -30,7 +30,17 @@ __all__ = [
     "number",
     "positive",
     "sampling_rate",
+    "strength",
 ]
+
+#: The paper's C, per image (Sec. 6.1).
+PAPER_C = 0.01
+
+#: C="auto" keeps C times the number of images from falling below this: see docs/guide/choices.md.
+SMALLEST_C_TIMES_IMAGES = 100.0
+
+#: Least C times the number of images whose inverse, the weight of the regularisation, is within float32.
+SMALLEST_REGULARISATION = 1e-30
 
 #: Most threads that anyone means.
 MOST_THREADS = 4096
@@ -49,6 +59,24 @@ def check_parameters(estimator: Any, checks: Mapping[str, Check]) -> None:
     """
     for name, check in checks.items():
         check(name, getattr(estimator, name))
+
+
+def strength(C: float | str, total_weight: float) -> float:
+    """C as a number, for images of some total weight.
+
+    Raises
+    ------
+    ValueError
+        If it is so small that nothing but the regularisation would count.
+    """
+    if isinstance(C, str):
+        return max(PAPER_C, SMALLEST_C_TIMES_IMAGES / total_weight)
+    if not C * total_weight > SMALLEST_REGULARISATION:
+        raise ValueError(
+            f"C times the sum of the weights is {C * total_weight:g}, too small to be told from zero; "
+            "raise C, or the weights in sample_weight and class_weight"
+        )
+    return float(C)
 
 
 def number(low: float, high: float = math.inf, *, expected: str, is_open: bool = True, **also: Any) -> Check:

@@ -22,7 +22,7 @@ from hfcnn.estimator.images import (
     training_set,
 )
 from hfcnn.estimator.labels import Array, check_labels, class_indices, within_range
-from hfcnn.estimator.parameters import Check, check_parameters
+from hfcnn.estimator.parameters import Check, check_parameters, strength
 from hfcnn.estimator.run import HistoryRow, Run, rows_of
 from hfcnn.estimator.scaling import fit_scaler, holds_pixels, joined
 from hfcnn.estimator.solvers import Solver
@@ -31,15 +31,6 @@ from hfcnn.persistence import FITTED
 from hfcnn.ranks import Ranks, together
 
 __all__ = ["FitPlan", "FitSeeds", "PlannedCNN"]
-
-#: The paper's C, per image (Sec. 6.1).
-PAPER_C = 0.01
-
-#: C="auto" keeps C times the number of images from falling below this: see docs/guide/choices.md.
-SMALLEST_C_TIMES_IMAGES = 100.0
-
-#: Least C times the number of images whose inverse, the weight of the regularisation, is within float32.
-SMALLEST_REGULARISATION = 1e-30
 
 
 @dataclass(frozen=True)
@@ -247,13 +238,7 @@ class PlannedCNN(FittedCNN, metaclass=ABCMeta):
 
     def _prepare_numbers(self, data: ImageSet, *, go_on: bool) -> None:
         """Choose what the parameters leave to the images: the strength of regularisation, and a scaler."""
-        weight = self._total_weight(data)
-        self.C_ = max(PAPER_C, SMALLEST_C_TIMES_IMAGES / weight) if isinstance(self.C, str) else float(self.C)
-        if not self.C_ * weight > SMALLEST_REGULARISATION:
-            raise ValueError(
-                f"C times the sum of the weights is {self.C_ * weight:g}, too small to be told from zero; "
-                "raise C, or the weights in sample_weight and class_weight"
-            )
+        self.C_ = strength(self.C, self._total_weight(data))
         if go_on:
             return
         wanted = holds_pixels(data.images) if isinstance(self.scale, str) else self.scale
