@@ -23,7 +23,7 @@ from hfcnn.estimator.images import (
 )
 from hfcnn.estimator.labels import Array, check_labels, class_indices, within_range
 from hfcnn.estimator.parameters import Check, check_parameters, strength
-from hfcnn.estimator.run import HistoryRow, Run, rows_of
+from hfcnn.estimator.run import HistoryRow, Run, history_rows
 from hfcnn.estimator.scaling import fit_scaler, holds_pixels, joined
 from hfcnn.estimator.solvers import Solver
 from hfcnn.objective import Objective
@@ -290,7 +290,7 @@ class PlannedCNN(FittedCNN, metaclass=ABCMeta):
         rows: list[HistoryRow] = []
         if go_on:
             state = solver.go_on(objective, self._theta(device), self)
-            rows = rows_of(self.history_)
+            rows = history_rows(self.history_)
         else:
             theta = self.network_.init(seeds.theta, image_dtype(objective.images)).to(device)
             state = solver.start(objective, theta)

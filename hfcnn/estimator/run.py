@@ -14,7 +14,7 @@ from torch import Tensor
 from hfcnn.interrupts import Interrupts
 from hfcnn.solver import SolverState, numbers_of
 
-__all__ = ["HistoryRow", "Monitor", "Run", "follow", "rows_of"]
+__all__ = ["HistoryRow", "Monitor", "Run", "follow", "history_rows"]
 
 #: An iteration in numbers, by the names of `history_`.
 HistoryRow: TypeAlias = dict[str, float]
@@ -209,7 +209,7 @@ def _is_finite(state: SolverState) -> bool:
     return math.isfinite(state.f) and bool(state.theta.isfinite().all())
 
 
-def rows_of(history: dict[str, NDArray[Any]]) -> list[HistoryRow]:
+def history_rows(history: dict[str, NDArray[Any]]) -> list[HistoryRow]:
     """Turn columns into rows."""
     columns = [column.tolist() for column in history.values()]
     return [dict(zip(history, row, strict=True)) for row in zip(*columns, strict=True)]
