@@ -8,10 +8,10 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-__all__ = ["EXPECTED_ERRORS", "Commands", "print_line"]
+__all__ = ["EXPECTED_ERRORS", "Commands", "print_line", "printable"]
 
 #: Errors that the user can mend, and whose message says how.
-EXPECTED_ERRORS = (ImportError, OSError, ValueError)
+EXPECTED_ERRORS = (ImportError, MemoryError, OSError, RecursionError, TypeError, ValueError)
 
 
 class Commands(TyperGroup):
@@ -28,6 +28,11 @@ class Commands(TyperGroup):
             raise typer.Exit(1) from None
 
 
+def printable(text: str) -> str:
+    """Text from a file as it can be shown: what would command the terminal is spelt out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def print_line(console: Console, text: str) -> None:
     """Print text as one line, whatever it holds."""
-    console.print(" ".join(text.split()), markup=False, highlight=False, soft_wrap=True)
+    console.print(printable(" ".join(text.split())), markup=False, highlight=False, soft_wrap=True)

@@ -186,8 +186,8 @@ def load_scaler(path: Any) -> ImageScaler:
     ModelFileError
         A ValueError: if the file is damaged, is no model file, or holds no scaler.
     """
-    arrays, _ = read_model_file(path)
-    if SCALER_MEAN not in arrays:
+    arrays, header = read_model_file(path)
+    if SCALER_MEAN not in arrays or header.get("scales_itself"):
         raise ModelFileError(f"{path} holds a classifier without the scaler of its images")
     with refuse_damaged(path):
         scaler = _scaler(arrays[SCALER_MEAN])

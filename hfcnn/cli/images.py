@@ -52,15 +52,16 @@ def load_test_part(data: Path, test: Path | None, image_shape: tuple[int, int, i
 
 
 def load_trained(path: Path, device: str) -> tuple[Any, Any]:
-    """Load a classifier of any solver, and the scaler of its images, None where the file holds none."""
+    """Load a classifier of any solver, and the scaler of its images, None where it has its own or none."""
     import hfcnn.estimator
     from hfcnn.persistence import SCALER_MEAN, load_scaler, read_model_file
 
     arrays, header = read_model_file(path)
-    kind = getattr(hfcnn.estimator, header["class"], None)
-    if kind is None:
-        raise ValueError(f"{path} holds a {header['class']}, which hfcnn does not have")
-    return kind.load(path, device=device), load_scaler(path) if SCALER_MEAN in arrays else None
+    if header.get("class") not in hfcnn.estimator.__all__:
+        raise ValueError(f"{path} holds a {header.get('class')}, which hfcnn does not have")
+    classifier = getattr(hfcnn.estimator, header["class"]).load(path, device=device)
+    is_apart = classifier.scaler_ is None and SCALER_MEAN in arrays
+    return classifier, load_scaler(path) if is_apart else None
 
 
 def load_scaled(model: Path, data: Path, split: str | None, device: str) -> tuple[Any, Any, Any, str]:

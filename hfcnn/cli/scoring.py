@@ -12,10 +12,11 @@ from typing import Annotated, Any, cast
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from hfcnn.cli.images import load_scaled, load_trained, scaled
 from hfcnn.cli.options import DataPath, DeviceName, ModelPath, SplitName
-from hfcnn.commands import print_line
+from hfcnn.commands import print_line, printable
 
 __all__ = ["evaluate", "export", "predict"]
 
@@ -44,9 +45,11 @@ def predict(
     X = scaled(X, scaler)
     text = csv_of(files, classifier.predict(X), classifier.predict_proba(X), classifier.classes_, proba)
     if output is not None:
-        write_atomically(output, text.encode())
+        write_atomically(output, text.encode(errors="backslashreplace"))
     else:
-        sys.stdout.buffer.write(text.encode())  # UTF-8, whatever the terminal's locale
+        sys.stdout.buffer.write(
+            text.encode(errors="backslashreplace")
+        )  # UTF-8, whatever the terminal's locale
         sys.stdout.flush()
 
 
@@ -69,16 +72,27 @@ def evaluate(
     device: DeviceName = "auto",
 ) -> None:
     """Print how many images of a data set a model classifies rightly, overall and of each class."""
-    from hfcnn.files import check_output_path
+    from hfcnn.files import check_output_path, check_separate
 
     if confusion is not None:
         check_output_path(confusion, "--confusion")
+        check_separate(confusion, "--confusion", MODEL=model, DATA=data)
     classifier, X, y, part = load_scaled(model, data, split, device)
+    if not set(y.tolist()) & set(classifier.classes_.tolist()):
+        raise ValueError(
+            f"{data} ({part}) has no label that {model} knows: it has {shortened(y)}; the model knows "
+            f"{shortened(classifier.classes_)}"
+        )
     is_right = classifier.predict(X) == y
     table = Table("class", "images", "right", "accuracy")
     for label in sorted(set(y.tolist())):
         of_class = is_right[y == label]
-        table.add_row(str(label), str(len(of_class)), str(of_class.sum()), f"{100 * of_class.mean():.2f} %")
+        table.add_row(
+            Text(printable(str(label))),
+            str(len(of_class)),
+            str(of_class.sum()),
+            f"{100 * of_class.mean():.2f} %",
+        )
     console = Console()
     console.print(table)
     print_line(console, f"accuracy {100 * is_right.mean():.2f} % of {len(y)} images of {data} ({part})")
@@ -88,16 +102,23 @@ def evaluate(
         plots.confusion(classifier, X, y).figure.savefig(confusion, dpi=150)
 
 
+def shortened(labels: Any) -> str:
+    """The first of some labels, in words."""
+    different = sorted(set(labels.tolist()))
+    return ", ".join(map(repr, different[:5])) + (", ..." if len(different) > 5 else "")
+
+
 def export(
     model: ModelPath,
     onnx: Annotated[Path, typer.Option(help="ONNX file to write.")],
 ) -> None:
     """Write a model as one ONNX graph: raw pixels in, probabilities and class names out."""
-    from hfcnn.files import check_output_path
+    from hfcnn.files import check_output_path, check_separate
 
     check_output_path(onnx, "--onnx")
+    check_separate(onnx, "--onnx", MODEL=model)
     classifier, scaler = load_trained(model, "cpu")
     classifier.export_onnx(onnx, scaler=scaler)
     shape = ", ".join(map(str, classifier.image_shape_))
-    pixels = "float32, scaled as in training" if scaler is None else "uint8, raw pixels"
+    pixels = "float32, scaled as in training" if scaler is classifier.scaler_ else "uint8, raw pixels"
     print_line(Console(), f"{onnx}: images (batch, {shape}), {pixels}; gives probabilities and label")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import warnings
 from pathlib import Path
 from typing import Annotated, Any
@@ -119,11 +120,11 @@ def train(
 ) -> None:
     """Train on a data set or a folder of images; Ctrl-C keeps the model that is reached."""
     from hfcnn.estimator import NewtonCNNClassifier
-    from hfcnn.files import check_output_path
+    from hfcnn.interrupts import hold_interrupts
     from hfcnn.persistence import save_model
     from hfcnn.preprocessing import ImageScaler
 
-    check_output_path(save, "--save")
+    check_outputs(save, checkpoint, data, test, resume)
     if nproc is not None and nproc > 1 and not is_worker():
         raise typer.Exit(start_workers(nproc, checkpoint))
     ranks = join_group(device)
@@ -158,14 +159,31 @@ def train(
         X_test = scaler.transform(X_test)
     # what the best iteration is, test images have no say in
     watched = {} if early_stopping or X_test is None else {"X_val": X_test, "y_val": y_test}
-    fit_with_warnings(
-        classifier, scaler.transform(X), y, resume_from=checkpoint_to_resume(resume, checkpoint), **watched
-    )
-    if not is_first:
-        return
-    save_model(classifier, save, scaler)
+    resume = checkpoint_to_resume(resume, checkpoint)
+    # let through where the fit can take them; then the model is saved
+    with hold_interrupts(*([signal.SIGTERM] if ranks is None else [])):
+        fit_with_warnings(classifier, scaler.transform(X), y, resume_from=resume, **watched)
+        if not is_first:
+            return
+        save_model(classifier, save, scaler)
     tested = "" if X_test is None else f", test accuracy {100 * classifier.score(X_test, y_test):.2f} %"
     print_line(Console(), f"{save}: the model of iteration {classifier.n_iter_}{tested}")
+
+
+def check_outputs(
+    save: Path, checkpoint: Path | None, data: Path, test: Path | None, resume: Path | None
+) -> None:
+    """Check that the files to write can be written, and are none of those that are read."""
+    from hfcnn.files import check_output_path, check_separate
+    from hfcnn.persistence import is_model_file
+
+    for path, name in ((save, "--save"), (checkpoint, "--checkpoint")):
+        if path is not None:
+            check_output_path(path, name)
+            if not is_model_file(path):  # a model may lie beside the images, and be replaced
+                check_separate(path, name, **{"DATA": data, "--test": test})
+    if save.absolute() in {path.absolute() for path in (checkpoint, resume) if path is not None}:
+        raise OSError(f"--save={str(save)!r} would be written over the checkpoint, from which to go on")
 
 
 def fit_with_warnings(classifier: Any, X: Any, y: Any, **keywords: Any) -> None:
@@ -181,10 +199,9 @@ def fit_with_warnings(classifier: Any, X: Any, y: Any, **keywords: Any) -> None:
 
 def choose(X: Any, y: Any, size: int | None, seed: int) -> tuple[Any, Any]:
     """Choose some images, of each class its share."""
-    import numpy as np
-    from sklearn.model_selection import train_test_split
+    from hfcnn.estimator.labels import stratified_rows
 
     if size is None or size >= len(y):
         return X, y
-    rows, _ = train_test_split(np.arange(len(y)), train_size=size, stratify=y, random_state=seed)
+    rows, _ = stratified_rows(y, seed, train=size)
     return X[rows], y[rows]

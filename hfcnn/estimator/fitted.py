@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Self, cast
 
 import numpy as np
@@ -14,8 +13,9 @@ from torch import Tensor, nn
 from hfcnn.backend import Backend, get_backend
 from hfcnn.estimator.images import ImageShape, assert_images_finite, view_images
 from hfcnn.estimator.labels import Array
-from hfcnn.estimator.scaling import ScaledImages
+from hfcnn.estimator.scaling import ScaledImages, ScaleImages
 from hfcnn.estimator.threads import with_threads
+from hfcnn.files import check_output_path, write_atomically
 from hfcnn.loss import Loss, get_loss
 from hfcnn.network import Network
 from hfcnn.objective import outputs
@@ -181,9 +181,19 @@ class FittedCNN(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return cast("Self", load_model(cls, path, parameters))
 
     def to_torch(self) -> nn.Sequential:
-        """Build the fitted network as a ``torch.nn.Sequential``: NCHW images in, outputs out."""
+        """Build the fitted network as a ``torch.nn.Sequential``: NCHW images in, outputs out.
+
+        Returns
+        -------
+        torch.nn.Sequential
+            Its first module scales the images, if the classifier does (`scaler_`).
+        """
         check_is_fitted(self)
-        return self.network_.to_torch(self._theta(torch.device("cpu")))
+        module = self.network_.to_torch(self._theta(torch.device("cpu")))
+        if self.scaler_ is None:
+            return module
+        mean = np.asarray(self.scaler_.mean_, self.theta_.dtype).reshape(self.image_shape_)
+        return nn.Sequential(ScaleImages(torch.from_numpy(mean).permute(2, 0, 1).contiguous()), *module)
 
     def export_onnx(self, path: Any, scaler: ImageScaler | None = None) -> None:
         """Write the fitted classifier as one ONNX graph: any number of images in, labels out.
@@ -195,8 +205,9 @@ class FittedCNN(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             the network, "probabilities", both of shape (batch, K), and "label", of shape (batch,). The
             labels are also in its metadata under "classes", one per line.
         scaler : ImageScaler or None, default=None
-            Fitted scaler of the images, to be part of the graph. The input is then raw pixels, uint8;
-            without it float32, scaled as the training images were.
+            Fitted scaler of the images where the classifier has none of its own (`scaler_`), to be part of
+            the graph. With either the input is raw pixels, uint8; without, float32, scaled as the training
+            images were.
 
         Raises
         ------
@@ -205,9 +216,11 @@ class FittedCNN(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         ValueError
             If the scaler was fitted on images of another size.
         """
-        module, labels = self.to_torch(), self.classes_.tolist()
+        check_output_path(path, "path")
+        module, labels = self.network_.to_torch(self._theta(torch.device("cpu"))), self.classes_.tolist()
+        scaler = self.scaler_ if scaler is None else scaler
         model = onnx_model(module, self.image_shape_, labels, self._loss_function().name, scaler)
-        Path(path).write_bytes(model.SerializeToString())
+        write_atomically(path, model.SerializeToString())
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -230,7 +243,8 @@ class FittedCNN(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _scaled(self, images: Any) -> Any:
         """Checked images as the network takes them: scaled when they are read, if the fit's were."""
-        return images if self.scaler_ is None else ScaledImages(images, self.scaler_)
+        scaler: ImageScaler | None = getattr(self, "scaler_", None)  # pickles may be older than it
+        return images if scaler is None else ScaledImages(images, scaler)
 
     def _view_images(self, X: Any, *, reset: bool, name: str = "X") -> Array:
         return view_images(self, X, self.image_shape, reset=reset, name=name)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
 from hfcnn.estimator.images import Rows, chunks
 from hfcnn.estimator.labels import Array
 from hfcnn.preprocessing import ImageScaler
 
-__all__ = ["ScaledImages", "fit_scaler", "holds_pixels", "joined"]
+__all__ = ["ScaleImages", "ScaledImages", "fit_scaler", "holds_pixels", "joined"]
 
 #: Values that are looked at, or scaled, at a time.
 CHUNK = 2**18
@@ -50,6 +52,29 @@ class ScaledImages:
     def __getitem__(self, index: Any) -> Array:
         """Read and scale the images at `index`, a slice or an int64 array."""
         return self.scaler.transform(self.images[index])
+
+
+class ScaleImages(nn.Module):
+    """`ImageScaler.transform` as a module: images (N, C, H, W) of raw pixels in.
+
+    Parameters
+    ----------
+    mean : Tensor of shape (C, H, W)
+        Mean of the scaled training images.
+    """
+
+    mean: Tensor
+
+    def __init__(self, mean: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Scale each image by its own extremes and subtract the mean."""
+        x = images.to(self.mean)
+        low, high = x.amin((1, 2, 3), keepdim=True), x.amax((1, 2, 3), keepdim=True)
+        span = torch.where(high == low, 1, high - low)
+        return (x - low) / span - self.mean
 
 
 def holds_pixels(images: Array | Rows) -> bool:
