@@ -41,7 +41,7 @@ def read_cifar(path: Path, wanted: Wanted) -> Parts:
     """CIFAR-10 or CIFAR-100 (fine labels), binary or pickled: a batch, a folder or a tar archive."""
     if path.is_file() and not _is_archive(path, wanted.budget):
         one_set(path, wanted.split)
-        return _cifar_batch(read_plain(path, wanted.budget), str(path))
+        return _cifar_batch(read_plain(path, wanted.budget), str(path), wanted.budget)
     found: dict[tuple[bool, int], tuple[str, bytes]] = {}
     is_whole = False
     for name, data in _wanted_files(path, wanted):
@@ -67,7 +67,9 @@ def read_cifar(path: Path, wanted: Wanted) -> Parts:
         if expected - {*numbers}:
             missing = ", ".join(f"data_batch_{number}" for number in sorted(expected - {*numbers})[:20])
             raise DatasetError(f"{path}: lacks {missing}; expected data_batch_1 to {max(expected)}")
-    batches = [_cifar_batch(found[form, n][1], f"{path}: {found[form, n][0]}") for n in numbers]
+    batches = [
+        _cifar_batch(found[form, n][1], f"{path}: {found[form, n][0]}", wanted.budget) for n in numbers
+    ]
     wanted.budget.take(sum(images.nbytes for images, _ in batches), path)
     return np.concatenate([images for images, _ in batches]), np.concatenate([y for _, y in batches])
 
@@ -98,8 +100,10 @@ def _is_pickle(start: bytes) -> bool:
     return re.match(PICKLE, start) is not None
 
 
-def _cifar_batch(data: bytes, source: str) -> Parts:
-    pixels, labels = _cifar_pickle(data, source) if _is_pickle(data[:20]) else _cifar_binary(data, source)
+def _cifar_batch(data: bytes, source: str, budget: Budget) -> Parts:
+    pixels, labels = (
+        _cifar_pickle(data, source, budget) if _is_pickle(data[:20]) else _cifar_binary(data, source)
+    )
     return pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels
 
 
@@ -117,10 +121,10 @@ def _cifar_binary(data: bytes, source: str) -> Parts:
     )
 
 
-def _cifar_pickle(data: bytes, source: str) -> Parts:
+def _cifar_pickle(data: bytes, source: str, budget: Budget) -> Parts:
     expected = "a dict with 'data', uint8 of shape (n, 3072), and 'labels' or 'fine_labels'"
     try:
-        batch = {decoded(key): value for key, value in unpickle(data).items()}
+        batch = {decoded(key): value for key, value in unpickle(data, budget).items()}
         pixels = as_array(batch["data"], "data")
         labels = as_array(batch["fine_labels" if "fine_labels" in batch else "labels"], "labels")
     except DatasetError as error:

@@ -160,8 +160,9 @@ def decode_image(
             # of sizes, which are compared here, and of what a damaged file holds besides
             warnings.simplefilter("ignore")
             with PIL.Image.open(file, formats=FORMATS) as image:
-                if size is not None:
-                    # a JPEG is decoded at about the size that is needed: photographs a lot faster
+                if size is not None and "progressive" not in image.info:
+                    # a JPEG is decoded at about the size that is needed: photographs a lot faster; but one
+                    # that comes in several passes is kept whole meanwhile
                     image.draft(None, (2 * max(size), 2 * max(size)))
                 width, height = image.size
                 if width * height * BYTES_PER_PIXEL > max_bytes:

@@ -94,7 +94,7 @@ def _array(archive: zipfile.ZipFile, name: str, path: Path, budget: Budget) -> N
         size = info.file_size - member.tell()
         if dtype.kind == "O":
             budget.take(size, source)
-            return text_array(read_exactly(member, size, source), source).reshape(shape)
+            return text_array(read_exactly(member, size, source), source, budget).reshape(shape)
         if dtype.kind not in "biufcSU" or dtype.subdtype is not None:
             raise DatasetError(f"{source}: of type {dtype}; expected numbers or text")
         if min(shape, default=0) < 0 or size != dtype.itemsize * math.prod(shape):

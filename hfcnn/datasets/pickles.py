@@ -17,13 +17,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hfcnn.datasets.files import DatasetError
+from hfcnn.datasets.files import Budget, DatasetError
 
 __all__ = ["as_array", "decoded", "text_array", "unpickle"]
 
 #: Most opcodes of a pickle, lest millions of empty lists of one byte each become gigabytes. CIFAR-100 has a
 #: quarter of a million, an array of objects two or three per object.
 MOST_OPCODES = 1 << 21
+
+#: Memory that an opcode takes at most: of an empty dict and its place on the stack.
+BYTES_PER_OPCODE = 80
 
 #: Most entries of a dict.
 MOST_KEYS = 1000
@@ -68,7 +71,8 @@ _OPCODES = {opcode.code: opcode for opcode in pickletools.opcodes}
 class _Machine:
     """The stack and the memo of one pickle."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, most_opcodes: int) -> None:
+        self.most_opcodes = most_opcodes
         self.file = io.BytesIO(data)
         self.size = len(data)
         self.stack: list[Any] = []
@@ -77,7 +81,7 @@ class _Machine:
 
     def run(self) -> Any:
         """Carry out the opcodes up to the last, and return what is then on the stack."""
-        for _ in range(MOST_OPCODES):
+        for _ in range(self.most_opcodes):
             code = self.file.read(1).decode("latin1")
             opcode = _OPCODES.get(code)
             if opcode is None:
@@ -88,7 +92,7 @@ class _Machine:
             if action is None:
                 raise DatasetError(f"asks for the opcode {opcode.name}")
             action(self, self._argument(opcode))
-        raise DatasetError(f"asks for more than {MOST_OPCODES} opcodes")
+        raise DatasetError(f"asks for more than {self.most_opcodes} opcodes, which max_bytes limits")
 
     def _argument(self, opcode: Any) -> Any:
         """Read what follows an opcode; lengths are compared with what there is before anything is made."""
@@ -251,7 +255,7 @@ def _dict(machine: _Machine, _: None) -> None:
 _ACTIONS["DICT"] = _dict
 
 
-def unpickle(data: bytes) -> Any:
+def unpickle(data: bytes, budget: Budget) -> Any:
     """What a pickle of protocol 0 to 5 holds; arrays as records that `as_array` makes arrays of.
 
     Raises
@@ -261,7 +265,7 @@ def unpickle(data: bytes) -> Any:
     Exception
         Almost any, if it is damaged.
     """
-    return _Machine(data).run()
+    return _Machine(data, min(MOST_OPCODES, budget.left // BYTES_PER_OPCODE)).run()
 
 
 def decoded(value: Any) -> Any:
@@ -319,7 +323,7 @@ def _flat(values: list[Any], what: str) -> NDArray[Any]:
     raise TypeError(f"{what}, of {names}; only numbers alone or text alone are read")
 
 
-def text_array(data: bytes | bytearray, source: str) -> NDArray[Any]:
+def text_array(data: bytes | bytearray, source: str, budget: Budget) -> NDArray[Any]:
     """Make an array of the pickle that numpy writes for an array of objects: text, or numbers.
 
     Raises
@@ -328,7 +332,7 @@ def text_array(data: bytes | bytearray, source: str) -> NDArray[Any]:
         If it is damaged, or holds anything else.
     """
     try:
-        return as_array(unpickle(bytes(data)), "objects")
+        return as_array(unpickle(bytes(data), budget), "objects")
     except Exception as error:
         raise DatasetError(
             f"{source}: objects that are no plain text or numbers ({type(error).__name__}: {error})"
