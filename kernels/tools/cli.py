@@ -79,7 +79,7 @@ def report(
         versions = [line for file in add or () for line in report_tables.read_versions(file.read_text())]
         chosen = {"networks": network, "targets": target, "ops": op}
         selected = cases(**{name: tuple(value) for name, value in chosen.items() if value}, n_images=images)
-        if not network:
+        if not network or "cnn3" in network:
             wide = float64_cases(tuple(target or TARGETS), images)
             selected += [case for case in wide if not op or case.op in op]
     if quick:
