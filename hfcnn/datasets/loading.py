@@ -15,7 +15,7 @@ from hfcnn.datasets.files import Budget, Color, DatasetError, Wanted, default_li
 from hfcnn.datasets.pixels import check_image_shape
 from hfcnn.datasets.recognize import only_dataset_errors, read
 
-__all__ = ["DatasetError", "load"]
+__all__ = ["DatasetError", "budget_for", "load", "with_channels"]
 
 
 def load(

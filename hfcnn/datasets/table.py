@@ -56,7 +56,7 @@ def read_table(path: Path, wanted: Wanted) -> Parts:
     data = read_plain(path, wanted.budget).removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n")
     end = data.find(b"\n")
     first = next(csv.reader([data[: end if end >= 0 else None][:LONGEST_HEADER].decode("utf-8")]))
-    label, pixels, has_header = _columns(first)
+    label, pixels, has_header = _columns(first, path)
     if label is None and wanted.labelled:
         raise MissingPartError(f"{path}: no column of labels; expected one of {', '.join(LABEL_COLUMNS)}")
     wanted.budget.take(BYTES_PER_LINE * (data.count(b"\n") + data.count(b"\r")), path)
@@ -64,6 +64,11 @@ def read_table(path: Path, wanted: Wanted) -> Parts:
     lines = [line for line in lines if line.strip()]
     if not lines or not pixels:
         raise DatasetError(f"{path}: no pixels; expected one image per line")
+    for i, line in enumerate(lines):
+        if line.count(b",") != len(first) - 1:
+            raise DatasetError(
+                f"{path}: damaged, image {i} has {line.count(b',') + 1} columns; expected {len(first)}"
+            )
     wanted.budget.take(BYTES_PER_NUMBER * len(lines) * len(pixels), path)
     try:
         values = np.loadtxt(lines, np.float32, delimiter=",", usecols=pixels, comments=None, ndmin=2)
@@ -75,19 +80,23 @@ def read_table(path: Path, wanted: Wanted) -> Parts:
     return flat_to_images(to_uint8(values, path, wanted.budget), path, wanted), labels
 
 
-def _columns(first: list[str]) -> tuple[int | None, list[int], bool]:
+def _columns(first: list[str], path: Path) -> tuple[int | None, list[int], bool]:
     """Tell the column of labels and those of pixels, and whether the first line is one of names."""
     names = [cell.strip().lower() for cell in first]
     labels = [i for i, name in enumerate(names) if name in LABEL_COLUMNS]
     has_header = bool(labels) or any(not _is_number(name) for name in names[1:])
     if not has_header:
         return 0, list(range(1, len(first))), False
+    if len(labels) > 1:
+        raise DatasetError(
+            f"{path}: has the columns {' and '.join(names[i] for i in labels)}; expected one of labels"
+        )
     label = labels[0] if labels else None
     return label, [i for i, name in enumerate(names) if i != label and name not in OTHER_COLUMNS], True
 
 
 def _is_number(text: str) -> bool:
-    return re.fullmatch(r"[-+]?[\d.]+(?:e[-+]?\d+)?", text) is not None
+    return re.fullmatch(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?", text) is not None
 
 
 def _labels(lines: list[bytes], column: int, n_columns: int, path: Path, budget: Budget) -> NDArray[Any]:
@@ -100,6 +109,8 @@ def _labels(lines: list[bytes], column: int, n_columns: int, path: Path, budget:
     # an array of text takes for each what the longest needs, in four bytes per character
     budget.take(BYTES_PER_LINE * len(cells), path)
     texts = [cell.decode("utf-8") for cell in cells]
+    if all(re.fullmatch(r"[-+]?\d{1,18}", text) for text in texts):
+        return np.array([int(text) for text in texts], np.int64)
     if all(_is_number(text) for text in texts):
         return np.array([float(text) for text in texts])
     budget.take(4 * max(map(len, texts)) * len(texts), path)

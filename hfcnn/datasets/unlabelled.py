@@ -57,7 +57,8 @@ def load_images(
     X : ndarray of shape (n, height, width, channels), uint8
         Images.
     names : list of n str
-        The file of each image; for images in one file ``file[index]``.
+        The file of each image, with escapes for bytes that are no text; for images in one file
+        ``file[index]``.
 
     Raises
     ------
@@ -84,18 +85,28 @@ def load_images(
                 sum(budget_for(path, max_bytes).n_bytes for path in found) if max_bytes is None else max_bytes
             )
             of_group = replace(wanted, budget=budget_for(found[0], left))
-            parts.append(with_channels(read_files(found, of_group), of_group, found[0]))
-            names += map(str, found)
+            try:
+                parts.append(with_channels(read_files(found, of_group), of_group, found[0]))
+            except MemoryError as error:
+                raise DatasetError(
+                    f"{found[0]} and {len(found) - 1} more need more memory than there is"
+                ) from error
+            names += map(_printable, found)
         else:
             for path in found:
                 parts.append(_read_arrays(path, replace(wanted, budget=budget_for(path, max_bytes)), split))
-                names += [f"{path}[{i}]" for i in range(len(parts[-1]))]
+                names += [f"{_printable(path)}[{i}]" for i in range(len(parts[-1]))]
     for part in parts:
         if part.shape[1:] != parts[0].shape[1:]:
             raise DatasetError(
                 f"images of shapes {parts[0].shape[1:]} and {part.shape[1:]} in what was given; expected one"
             )
     return (parts[0] if len(parts) == 1 else np.concatenate(parts)), names
+
+
+def _printable(path: Path) -> str:
+    """Name of a file, with escapes for what in it is no text."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _sources(paths: Any, split: str | None) -> Iterator[tuple[bool, Path]]:

@@ -189,6 +189,10 @@ def test_tables_of_other_forms(tmp_path, ending, bom):
         ("label,a,b,c,d\n,1,2,3,4\n", "labels that are empty"),
         ("label,a,b,c,d\n0.5,1,2,3,4\n", "labels that are not integers"),
         ("name,score\nx,1\n", "no column of labels"),
+        ("label,a,b,c,d\n1,2,3,4,5,6\n", "image 0 has 6 columns; expected 5"),
+        ("a,b,c,d,label\n2,3,4,5,1\n2,3,4,5,6,1\n", "image 1 has 6 columns; expected 5"),
+        ("label,a,b,c,d,class\n1,2,3,4,5,1\n", "has the columns label and class"),
+        ("label,a,b,c,d\n99999999999999999999,2,3,3,4\n", "labels up to"),
     ],
 )
 def test_tables_that_are_refused(tmp_path, text, message):
@@ -218,7 +222,7 @@ def test_names_of_arrays(tmp_path):
         check(load(path), X[..., None], ["a", "b", "b", "c"])
     np.savez(path, train_images=X, train_labels=y, test_images=X[:2], test_labels=y[:2])
     check(load(path, split="test"), X[:2, ..., None], y[:2])
-    np.savez(path, X=X, x=X[::-1], images=X, y=y)
+    np.savez(path, x=X[::-1], images=X, y=y)
     with pytest.raises(DatasetError, match="x and images; expected one of them"):
         load(path)
 
@@ -230,3 +234,13 @@ def test_zero_based(tmp_path):
     assert load(tmp_path / "set", image_shape=shape, zero_based=True)[0][0].ravel().tolist() == [0, 7, 8, 0]
     with pytest.raises(DatasetError, match="zero_based='no'"):
         load(tmp_path / "set", zero_based="no")
+
+
+def test_large_labels_are_told_apart(tmp_path):
+    (tmp_path / "set.csv").write_text("label,a,b,c,d\n9007199254740993,1,2,3,4\n9007199254740992,1,2,3,4\n")
+    assert load(tmp_path / "set.csv")[1].tolist() == [2**53 + 1, 2**53]
+    X, _ = draw(2, 4, 4)
+    for y in (np.array([2**63, 1], np.uint64), np.array([2.0**60, 1])):
+        np.savez(tmp_path / "set.npz", X=X, y=y)
+        with pytest.raises(DatasetError, match="labels up to"):
+            load(tmp_path / "set.npz")

@@ -1,5 +1,7 @@
 """Images without labels: files, folders, patterns and arrays."""
 
+import os
+
 import numpy as np
 import pytest
 from dataset_files import draw, idx
@@ -89,3 +91,20 @@ def test_refused(photos, paths, options, error, message):
 def test_no_paths():
     with pytest.raises(DatasetError, match="at least one"):
         load_images([])
+
+
+def test_names_that_are_no_text_and_memory_that_runs_out(photos, monkeypatch):
+    odd = os.fsencode(photos / "x") + b"caf\xe9.png"
+    try:
+        (photos / "a.png").rename(os.fsdecode(odd))
+    except (OSError, UnicodeError):
+        pytest.skip("this file system takes names of text alone")
+    (name,) = load_images(os.fsdecode(odd))[1]
+    assert name.endswith("xcaf\\xe9.png")
+
+    def fail(*arguments):
+        raise MemoryError
+
+    monkeypatch.setattr("hfcnn.datasets.unlabelled.read_files", fail)
+    with pytest.raises(DatasetError, match="need more memory than there is"):
+        load_images(photos)
