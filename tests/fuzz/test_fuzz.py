@@ -34,6 +34,9 @@ def test_mutated_files_are_loaded_or_refused():
 def test_the_driver_sees_what_goes_wrong(tmp_path, monkeypatch):
     def bad(path, **keywords):
         number = int(path.parts[-2] if path.suffix or path.name in ("set", "data") else path.name)
+        if number == 0:
+            assert b"x" * (400 << 20)
+            raise ValueError("x")
         if number == 3:
             os.kill(os.getpid(), 9)
         raise KeyError("x")
@@ -41,7 +44,7 @@ def test_the_driver_sees_what_goes_wrong(tmp_path, monkeypatch):
     monkeypatch.setattr("fuzz_files.load", bad)
     _, failures = run_batch(seeds(), 0, range(BATCH), tmp_path)
     assert set(failures) == {0, 1, 2, 3}
-    assert "KeyError" in failures[0] and "killed the process" in failures[3]
+    assert "MiB" in failures[0] and "KeyError" in failures[1] and "killed the process" in failures[3]
 
 
 def test_inputs_are_made_again_by_their_number():
