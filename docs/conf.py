@@ -57,7 +57,7 @@ html_theme_options = {
 html_sidebars = {
     page: []
     for page in (
-        *("index", "quickstart", "method", "architecture", "cli", "faq", "kernels", "performance"),
+        *("index", "quickstart", "method", "solver", "architecture", "cli", "faq", "kernels", "performance"),
         *("results/*", "changelog", "CONTRIBUTING"),
     )
 }
@@ -127,7 +127,7 @@ def drop_missing_reports(app, docname, source) -> None:
     """Take reports that are not written yet out of the front page's menu and links."""
     if docname != "index":
         return
-    for pattern in ("kernels", "performance", "results/index", "results/*"):
+    for pattern in ("solver", "kernels", "performance", "results/index", "results/*"):
         if not list(HERE.glob(f"{pattern}.md")):
             source[0] = re.sub(rf"^{re.escape(pattern)}\n", "", source[0], flags=re.MULTILINE)
             source[0] = re.sub(rf"\[(\w+)\]\({re.escape(pattern)}\.md\)", r"\1", source[0])

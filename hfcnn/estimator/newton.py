@@ -78,13 +78,16 @@ class NewtonCNNClassifier(CNNClassifier):
     tol : float, default=0.0
         Norm of the gradient at which Newton-CG stops.
     cg_tol : float, default=0.1
-        Relative residual at which conjugate gradients stop (90).
+        Conjugate gradients stop once their residual is this share of the gradient's norm, as in the paper
+        (90).
     cg_max_iter : int, default=250
-        Most conjugate-gradient iterations.
+        Most steps of conjugate gradients in an iteration.
     damping : float, default=1.0
-        First lambda of (36).
+        First value of lambda, which is added to the diagonal of the Gauss-Newton matrix (36): larger makes
+        the first steps shorter. It adapts.
     gauss_newton : {"auto", "rop", "jacobian"}, default="auto"
-        Form of the Gauss-Newton product: by the R-operator, or by the stored Jacobian of Section 3.3.
+        How products with the Gauss-Newton matrix are made: "jacobian" stores the derivatives of the outputs
+        (Section 3.3), "rop" keeps nothing of them; the numbers are the same. "auto" takes the faster one.
     image_shape : (int, int), (int, int, int) or None, default=None
         (height, width) or (height, width, channels) of flat images. Without it flat images are square and
         gray where their number of values is a perfect square, and else one row of values.
