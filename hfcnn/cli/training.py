@@ -121,8 +121,6 @@ def train(
     """Train on a data set or a folder of images; Ctrl-C keeps the model that is reached."""
     from hfcnn.estimator import NewtonCNNClassifier
     from hfcnn.interrupts import hold_interrupts
-    from hfcnn.persistence import save_model
-    from hfcnn.preprocessing import ImageScaler
 
     check_outputs(save, checkpoint, data, test, resume)
     if nproc is not None and nproc > 1 and not is_worker():
@@ -133,9 +131,9 @@ def train(
     X, y, _ = load_part(data, "train", image_shape, size, color)
     X_test, y_test = load_test_part(data, test, X.shape[1:])
     X, y = choose(X, y, train_size, seed)
-    scaler = ImageScaler().fit(X)
     classifier = NewtonCNNClassifier(
         layers,
+        scale=True,
         solver=solver,
         epochs=epochs,
         **({} if C is None else {"C": C}),
@@ -155,17 +153,15 @@ def train(
         random_state=seed,
         verbose=int(progress and is_first),
     )
-    if X_test is not None:
-        X_test = scaler.transform(X_test)
     # what the best iteration is, test images have no say in
     watched = {} if early_stopping or X_test is None else {"X_val": X_test, "y_val": y_test}
     resume = checkpoint_to_resume(resume, checkpoint)
     # let through where the fit can take them; then the model is saved
     with hold_interrupts(*([signal.SIGTERM] if ranks is None else [])):
-        fit_with_warnings(classifier, scaler.transform(X), y, resume_from=resume, **watched)
+        fit_with_warnings(classifier, X, y, resume_from=resume, **watched)
         if not is_first:
             return
-        save_model(classifier, save, scaler)
+        classifier.save(save)
     tested = "" if X_test is None else f", test accuracy {100 * classifier.score(X_test, y_test):.2f} %"
     print_line(Console(), f"{save}: the model of iteration {classifier.n_iter_}{tested}")
 
