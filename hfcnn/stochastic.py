@@ -116,7 +116,7 @@ def start(objective: Objective, theta0: Tensor, options: StochasticOptions) -> S
         average=theta0,
         momentum=torch.zeros_like(theta0),
         factors=metric.state,
-        scalars={"f_mean": math.nan} | dict.fromkeys(COUNTS, 0),
+        scalars={"f_mean": math.nan, "f_reference": first.value} | dict.fromkeys(COUNTS, 0),
         steps={},
         sampler=dict(np.random.default_rng(options.seed).bit_generator.state),
     )
@@ -169,7 +169,9 @@ class _Epoch:
         if self.n_returns == len(steps):  # nothing is left that could be trusted
             return replace(state, iteration=state.iteration + 1, f=math.nan)
         is_better = found.value < state.f
-        fall = state.f - found.value if is_better else 0.0
+        has_fallen = found.value < (1 - options.tol) * self.scalars["f_reference"]
+        if has_fallen:
+            self.scalars["f_reference"] = found.value
         self.scalars["n_updates"] = self.metric.n_updates
         return replace(
             state,
@@ -180,7 +182,7 @@ class _Epoch:
             step=float(np.mean(steps)),
             gradient_images=size,
             n_returns=state.n_returns + self.n_returns,
-            n_stalled=0 if fall > options.tol * abs(state.f) else state.n_stalled + 1,
+            n_stalled=0 if has_fallen else state.n_stalled + 1,
             passes=state.passes + self.passes / objective.n_images,
             point=self.point,
             average=self.average,

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-__all__ = ["StochasticOptions", "StochasticState", "most_epochs"]
+__all__ = ["StochasticOptions", "StochasticState", "most_epochs", "steps_per_epoch"]
 
 #: Epochs of a large set, and steps of a small one, after which no run of the measurements still gained.
 MOST_EPOCHS, MOST_STEPS = 10, 400
@@ -21,9 +21,12 @@ def most_epochs(n_images: int) -> int:
     n_images : int
         Number l of training images.
     """
-    options = StochasticOptions()
-    steps = max(1, n_images // min(options.batch_size, max(32, n_images // 4)))
-    return max(MOST_EPOCHS, -(-MOST_STEPS // steps))
+    return max(MOST_EPOCHS, -(-MOST_STEPS // steps_per_epoch(n_images)))
+
+
+def steps_per_epoch(n_images: int) -> int:
+    """Steps of the first epoch."""
+    return max(1, n_images // min(StochasticOptions().batch_size, max(32, n_images // 4)))
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class StochasticOptions:
     epochs : int
         Passes over the training images, each drawn once a pass.
     tol : float
-        Relative fall of f in an epoch below which the epoch counts as stalled.
+        Share of f by which it must have fallen since it last did so, or else the epoch counts as stalled.
     patience : int
         Stalled epochs in a row after which to stop.
     batch_size, batch_growth, max_batch_size : int, float, int
@@ -111,7 +114,7 @@ class StochasticState:
     n_returns : int
         Steps taken back so far, the solver returning to the averaged parameters.
     n_stalled : int
-        Epochs in a row in which f fell by less than `tol` of it.
+        Epochs since f last fell by a share of `tol`, all small falls since then counted together.
     seconds, passes : float
         Time spent and passes made since the start. A forward and backward pass counts one an image, a
         forward pass a half; so do the factors' statistics and the curvature for the passes they are.

@@ -11,6 +11,7 @@ from hfcnn import Conv, Linearization, Network, kfac
 from hfcnn.kfac import Factor, KroneckerMetric
 from hfcnn.layers import conv
 from hfcnn.loss import get_loss
+from hfcnn.ops import conv_patch_gram
 
 
 class Offsets:
@@ -209,3 +210,18 @@ def test_running_averages_and_their_state():
     metric.update()
     assert metric.n_updates == 3
     assert torch.equal(copy.state, metric.state)
+
+
+@each_odd_case
+def test_patches_of_a_grid_are_those_of_the_kernels_twin(case):
+    _, images, _ = case.draw()
+    for layer in case.network.layers:
+        if not isinstance(layer, conv.ConvLayer):
+            continue
+        z = torch.randn((2, *layer.input_shape), dtype=torch.float64)
+        u = torch.zeros((2, layer.conv_height, layer.conv_width, layer.filters), dtype=torch.float64)
+        sides = (layer.conv_height, layer.conv_width)
+        gap = tuple(1 if side <= conv.SMALL_SIDE else max(2, -(-side // conv.GRID)) for side in sides)
+        first = tuple(g - 1 for g in gap)
+        patches, _ = layer.factor_rows(z, u, Offsets(first))
+        assert_close(patches.t() @ patches, conv_patch_gram(z, layer, gap=gap, first=first))

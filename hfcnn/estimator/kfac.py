@@ -13,12 +13,13 @@ from hfcnn.estimator.checkpoint import state_fields, state_from_fields
 from hfcnn.estimator.solvers import Solver, newest
 from hfcnn.objective import Objective
 from hfcnn.stochastic import start, stochastic
-from hfcnn.stochastic_state import StochasticOptions, StochasticState, most_epochs
+from hfcnn.stochastic_state import StochasticOptions, StochasticState, most_epochs, steps_per_epoch
 
 __all__ = ["KFAC"]
 
-#: Epochs in a row, each with a fall of f of less than this share, that end a fit of `epochs` "auto".
-STALLED_EPOCHS, STALL = 2, 0.01
+#: A fit of `epochs` "auto" ends once f has not fallen by this share in so many epochs, or in so many steps if
+#: that takes longer.
+STALL, STALLED_EPOCHS, STALLED_STEPS = 0.02, 2, 40
 
 
 class KFAC(Solver[StochasticState]):
@@ -29,10 +30,11 @@ class KFAC(Solver[StochasticState]):
     def __init__(self, classifier: Any, first: int, seed: int, n_images: int) -> None:
         is_auto = classifier.epochs == "auto"
         self.last = first + (most_epochs(n_images) if is_auto else classifier.epochs)
+        n_steps = steps_per_epoch(n_images)
         self.options = StochasticOptions(
             epochs=self.last,
             tol=STALL if is_auto else 0.0,
-            patience=STALLED_EPOCHS if is_auto else self.last + 1,
+            patience=max(STALLED_EPOCHS, -(-STALLED_STEPS // n_steps)) if is_auto else self.last + 1,
             augment=classifier.augment,
             seed=seed,
         )
@@ -57,7 +59,8 @@ class KFAC(Solver[StochasticState]):
                 f=fresh.f,
                 training_accuracy=fresh.training_accuracy,
                 n_stalled=0,
-                scalars=known["scalars"] | {"f_mean": math.nan},  # of other images it may be another
+                # of other images they may be others
+                scalars=known["scalars"] | {"f_mean": math.nan, "f_reference": fresh.f},
                 sampler=fresh.sampler,
             )
         return replace(

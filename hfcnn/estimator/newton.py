@@ -68,9 +68,9 @@ class NewtonCNNClassifier(CNNClassifier):
     max_iter : int or None, default=None
         Iterations of Newton-CG; None is 100.
     epochs : int or "auto", default="auto"
-        Passes of the stochastic solver over the training images. "auto" ends the fit once two epochs in a
-        row have each lowered the objective by less than 1 %, and at the latest after 10 epochs, or 400 steps
-        where there are few images.
+        Passes of the stochastic solver over the training images. "auto" ends the fit once the objective has
+        not fallen by 2 % in two epochs (40 steps, where an epoch has fewer than 20), and at the latest after
+        10 epochs (400 steps, where an epoch has fewer than 40).
     augment : {"shift", "shift+flip"} or None, default=None
         How the stochastic solver changes training images at random before each use: "shift" moves them by up
         to an eighth of their sides, "shift+flip" also mirrors half of them, left for right. Not for
