@@ -58,18 +58,37 @@ def join_group(device: str) -> Ranks | None:
     if not is_worker():
         return None
     import torch
+    from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
     from hfcnn.ranks import Ranks
 
     on_gpu = device != "cpu" and torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    torch.distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=TIMEOUT)
+    name = "nccl" if on_gpu else "gloo"
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        # the agent's store outlives a restart, and with it addresses of processes that are gone: those who
+        # find them wait for each other
+        store = TCPStore(
+            os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=TIMEOUT
+        )
+        torch.distributed.init_process_group(
+            name,
+            store=PrefixStore(f"hfcnn/{_n_restarts()}", store),
+            rank=int(os.environ["RANK"]),
+            world_size=int(os.environ["WORLD_SIZE"]),
+            timeout=TIMEOUT,
+        )
+    else:
+        torch.distributed.init_process_group(name, timeout=TIMEOUT)
     atexit.register(torch.distributed.destroy_process_group)
     return Ranks.current()
 
 
 def checkpoint_to_resume(resume: Path | None, checkpoint: Path | None) -> Path | None:
     """Where to go on from: after torchrun has started the processes again, the checkpoint if there is one."""
-    is_restart = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-    return checkpoint if is_restart and checkpoint is not None and checkpoint.is_file() else resume
+    return checkpoint if _n_restarts() > 0 and checkpoint is not None and checkpoint.is_file() else resume
+
+
+def _n_restarts() -> int:
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
