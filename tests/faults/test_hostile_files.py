@@ -281,3 +281,15 @@ def test_old_protocols(tmp_path, protocol):
     path.write_bytes(pickle.dumps({"data": os.system}, protocol))
     with pytest.raises(DatasetError, match="refused, the pickle asks for"):
         load(path)
+
+
+def test_progressive_jpegs_count_whole(tmp_path):
+    """Decoders keep all of one until its last pass, however small it is wanted."""
+    image = pytest.importorskip("PIL.Image").new("L", (3000, 3000))
+    (tmp_path / "a").mkdir()
+    for progressive in (False, True):
+        image.save(tmp_path / "a" / "0.jpg", progressive=progressive)
+        if not progressive:
+            assert load(tmp_path, size=(8, 8), max_bytes=1 << 20)[0].shape == (1, 8, 8, 1)
+    with pytest.raises(DatasetError, match="3000 x 3000 pixels need 36000000 bytes"):
+        load(tmp_path, size=(8, 8), max_bytes=1 << 20)
