@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,15 @@ def test_type_checkers_see_the_same_names():
     seen = {alias.name: node.module for node in block.body for alias in node.names}
     assert seen == {name: f"hfcnn.{module}" for name, module in hfcnn._MODULES.items()}
     assert {*seen, "__version__"} == set(hfcnn.__all__)
+
+
+def test_every_package_is_in_the_wheel():
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    folders = {path.parent for name in ("hfcnn", "kernels") for path in (ROOT / name).rglob("__init__.py")}
+    names = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
+    assert set(listed["packages"]) == {name if name[0] == "h" else f"hfcnn.{name}" for name in names}
+    for name, folder in listed["package-dir"].items():
+        assert (ROOT / folder / "__init__.py").exists() and name in listed["packages"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="forks")
