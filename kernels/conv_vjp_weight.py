@@ -67,6 +67,8 @@ def _conv_vjp_weight_kernel(
 ):
     SIZE: tl.constexpr = N_RUNS * RUN
     WINDOWS: tl.constexpr = AT_ONCE if IS_SHARED else 1  # groups of rows of the result
+    # the newest matrix instructions need 64 rows: where filters are fewer, they are columns
+    IS_TURNED: tl.constexpr = WINDOWS * BLOCK_O < 64 and BLOCK_K >= 64
     GROUPS: tl.constexpr = RH * RW // AT_ONCE
     IS_REGULAR: tl.constexpr = (HP * WP % BLOCK_P == 0) and (BLOCK_P % WP == 0 or WP % BLOCK_P == 0)
     TILES: tl.constexpr = HP * WP // BLOCK_P
@@ -76,7 +78,10 @@ def _conv_vjp_weight_kernel(
     m_k = (o_k < SIZE)[None, :]
     o_patch = (o_k // RUN * (WZ * CZ) + o_k % RUN)[None, :]
 
-    acc = tl.full((WINDOWS * BLOCK_O, BLOCK_K), 0.0, ACC)
+    if IS_TURNED:
+        acc = tl.full((BLOCK_K, WINDOWS * BLOCK_O), 0.0, ACC)
+    else:
+        acc = tl.full((WINDOWS * BLOCK_O, BLOCK_K), 0.0, ACC)
     acc_bias = tl.full((BLOCK_P, BLOCK_O), 0.0, ACC)
     n_tiles = (n_images.to(tl.int64) * (HP * WP) + BLOCK_P - 1) // BLOCK_P
     for i in range(n_tiles * i_s // N_SPLITS * GROUPS, n_tiles * (i_s + 1) // N_SPLITS * GROUPS):
@@ -108,12 +113,17 @@ def _conv_vjp_weight_kernel(
             b_u = tl.reshape(tl.where(is_taken, b_g[None, :, :], 0.0), (AT_ONCE * BLOCK_P, BLOCK_O))
         acc_bias += tl.where((b_code >= first) & (b_code < first + AT_ONCE), b_g, 0.0)
         b_z = tl.load(z + first_z + (o_z[:, None] + o_patch), mask=m_k, other=0.0)
-        acc = multiply(tl.trans(b_u), b_z, acc, PRECISION)
+        if IS_TURNED:
+            acc = multiply(tl.trans(b_z), b_u, acc, PRECISION)
+        else:
+            acc = multiply(tl.trans(b_u), b_z, acc, PRECISION)
 
     partial += i_s.to(tl.int64) * (O * (WINDOWS * SIZE + 1))
     o_n = tl.arange(0, WINDOWS * BLOCK_O)
     o_n = o_n // BLOCK_O * O + tl.program_id(1) * BLOCK_O + o_n % BLOCK_O
     m_n = tl.program_id(1) * BLOCK_O + tl.arange(0, WINDOWS * BLOCK_O) % BLOCK_O < O
+    if IS_TURNED:
+        acc = tl.trans(acc)
     tl.store(partial + o_n[:, None] * SIZE + o_k[None, :], acc, mask=m_n[:, None] & m_k)
     if tl.program_id(0) == 0:
         tl.store(partial + O * WINDOWS * SIZE + o_o, tl.sum(acc_bias, axis=0), mask=o_o < O)

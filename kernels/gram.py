@@ -174,12 +174,19 @@ def _sum_gram_kernel(
     tl.store(out + o_e, acc, mask=m_e)
 
 
+def _side(request: Request) -> int:
+    """Most rows and columns of a program's block: 64 are what the newest matrix instructions need."""
+    if arithmetic(request) == "sum":
+        return SMALLEST
+    return min(elements(request, 64), 512)
+
+
 def _plan(
     op: str, kernel: Any, pointers: dict[str, str], constants: dict[str, Any], request: Request, order: Order
 ) -> list[Launch]:
     """List the launches of a gram: partial sums, and their sum."""
     tile = tile_for("vjp_weight", request)
-    block = min(tile.c, max(SMALLEST, power_of_two(order.n_places)))
+    block = min(_side(request), max(SMALLEST, power_of_two(order.n_places)))
     n_blocks = ceil_divide(order.n_places, block)
     pairs = n_blocks * (n_blocks + 1) // 2
     n_tiles = ceil_divide(order.positions, constants["BLOCK_P"])

@@ -171,6 +171,8 @@ def _fit_layer(tile: Tile, kind: str, request: Request) -> Tile:
     k = min(tile.k, max(SMALLEST, power_of_two(patch.size if kind == "vjp_weight" else depth)))
     if kind != "vjp_weight" and depth % SMALLEST == 0:
         k = min(k, depth & -depth)
+    elif kind == "vjp_input" and depth % 4:
+        k = min(k, 32)  # unaligned cotangents come one by one, and need the registers
     c = min(tile.c, max(SMALLEST, power_of_two(columns)))
     windows = layer.pool[0] * layer.pool[1]
     at_once = patch.windows if is_joint(request) else min(tile.windows, windows & -windows)
