@@ -332,10 +332,8 @@ def conv_cotangent_gram(g: Tensor, selection: Tensor, layer: ConvLayer, *, preci
         Cotangent of the output.
     selection : Tensor of shape (N, Hp, Wp, O), uint8
         `conv_forward`'s.
-    layer : ConvLayer
-        The layer's geometry.
-    precision : {"tf32", "tf32x3", "ieee"}, default="tf32"
-        Arithmetic of products on float32.
+    layer, precision
+        As in `conv_patch_gram`.
 
     Returns
     -------
