@@ -176,9 +176,7 @@ def _sum_gram_kernel(
 
 def _side(request: Request) -> int:
     """Most rows and columns of a program's block: 64 are what the newest matrix instructions need."""
-    if arithmetic(request) == "sum":
-        return SMALLEST
-    return min(elements(request, 64), 512)
+    return SMALLEST if arithmetic(request) == "sum" else min(elements(request, 64), 512)
 
 
 def _plan(
