@@ -9,6 +9,7 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
+from rich.console import Console
 
 from hfcnn.benchmark.cases import Case
 from hfcnn.benchmark.contest_cli import contest, small_data
@@ -21,9 +22,10 @@ from hfcnn.benchmark.measures import (
     measure_products,
 )
 from hfcnn.benchmark.profiling import measure_profile
+from hfcnn.benchmark.regularization import run_trials
 from hfcnn.benchmark.rows import show_rows
 from hfcnn.benchmark.scaling import Cluster, Workload, measure_scaling, predict_scaling
-from hfcnn.commands import Commands
+from hfcnn.commands import Commands, print_line
 from hfcnn.network import Network
 
 __all__ = ["app"]
@@ -202,3 +204,22 @@ def ablation(
     for path in data:
         header = [path.stem, *(f"{point:g} passes" for point in points)]
         typer.echo(markdown_table(header, ablate(path, points, seed, network)) + "\n")
+
+
+@app.command()
+def regularization(
+    results: Annotated[Path, typer.Argument(help="File of JSON lines; what it holds is not run again.")],
+    data: Annotated[Path | None, typer.Option(help="Data set. [default: digits]")] = None,
+    images: ImageCount = None,
+    strength: Annotated[
+        list[float] | None,
+        typer.Option(help="C times the number of images; may be repeated. [default: 3 100 300 600]"),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Choices of the images.")] = 5,
+    max_iter: Annotated[int, typer.Option(min=1, help="Newton iterations per fit.")] = 20,
+) -> None:
+    """Train on few images with several values of C: what C="auto" was chosen by."""
+    for trial in run_trials(
+        results, data, images or [100, 300], strength or [3, 100, 300, 600], seeds, max_iter
+    ):
+        print_line(Console(), f"{trial.data} {trial.n_images} {trial.strength:g}: {trial.accuracy:.4f}")
