@@ -6,12 +6,12 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
-from hfcnn.conjugate_gradient import conjugate_gradient
+from hfcnn.conjugate_gradient import CGResult, conjugate_gradient
 from hfcnn.cuda_graph import StepCapture, graph_capture
 from hfcnn.damping import DampingRule
 from hfcnn.gauss_newton import EXPECTED_PRODUCTS, GaussNewton
@@ -237,20 +237,27 @@ def start(objective: Objective, theta0: Tensor, options: NewtonOptions) -> Newto
     )
 
 
-def _iterate(
+class _Direction(NamedTuple):
+    """CG's solution d of (36), gradient^T d, d^T G^S d without lambda, and the form of the product."""
+
+    solution: CGResult
+    slope: float
+    curvature: float
+    form: str
+
+
+def _find_direction(
     objective: Objective,
     state: NewtonState,
     subset: np.ndarray[Any, Any],
     options: NewtonOptions,
     capture: StepCapture | None,
-) -> NewtonState:
-    start = time.perf_counter()
-    before = replace(objective.passes)
-    theta, gradient, damping = state.theta, state.gradient, state.next_damping
-    # (1) the Gauss-Newton matrix of this iteration's S
+) -> _Direction:
+    """Solve (36) by CG with the Gauss-Newton matrix of S."""
+    gradient, damping = state.gradient, state.next_damping
     matrix = GaussNewton(
         objective.network,
-        theta,
+        state.theta,
         objective.data,
         objective.loss,
         objective.C,
@@ -261,7 +268,6 @@ def _iterate(
         memory=options.memory,
         n_products=max(state.cg_iterations, EXPECTED_PRODUCTS),
     )
-    # (2) the direction (36)
     solution = conjugate_gradient(
         matrix.matvec,
         -gradient,
@@ -272,10 +278,26 @@ def _iterate(
     )
     form = matrix.form
     del matrix  # what it keeps is not needed beside a full pass
-    direction = solution.x
-    slope = float(gradient @ direction)
+    d = solution.x
+    slope = float(gradient @ d)
     # (G + lambda I) d = -gradient - residual, so d^T G d costs no product
-    curvature = -slope - float(solution.residual @ direction) - damping * float(direction @ direction)
+    curvature = -slope - float(solution.residual @ d) - damping * float(d @ d)
+    return _Direction(solution, slope, curvature, form)
+
+
+def _iterate(
+    objective: Objective,
+    state: NewtonState,
+    subset: np.ndarray[Any, Any],
+    options: NewtonOptions,
+    capture: StepCapture | None,
+) -> NewtonState:
+    start = time.perf_counter()
+    before = replace(objective.passes)
+    theta, damping = state.theta, state.next_damping
+    # (1), (2) the Gauss-Newton matrix of this iteration's S, and the direction
+    solution, slope, curvature, form = _find_direction(objective, state, subset, options, capture)
+    direction = solution.x
 
     # (3) the step (35)
     def evaluate(alpha: float, bound: float) -> Evaluation:

@@ -101,6 +101,7 @@ class Sampler:
 
     @state.setter
     def state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave; ValueError where it is damaged."""
         try:
             order, following = np.asarray(state["order"], np.int64), int(state["next"])
             is_permutation = np.array_equal(np.sort(order), np.arange(len(order)))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .borders import Bordered
-from .launch import DTYPES, PRECISIONS
+from .launch import DOT_PRECISIONS, DTYPES
 from .shapes import filled, geometry
 
 if TYPE_CHECKING:
@@ -120,8 +120,8 @@ def _check_offsets(layer: ConvLayer, rows: int = 1) -> None:
 def _check_types(name: str, tensor: Tensor, precision: str) -> None:
     if tensor.dtype not in DTYPES:
         raise ValueError(f"{name} must be of type {', '.join(map(str, DTYPES))}; got {tensor.dtype}")
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; got {precision!r}")
+    if precision not in DOT_PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(DOT_PRECISIONS)}; got {precision!r}")
 
 
 def _check_place(name: str, tensor: Tensor, like: Tensor) -> None:

@@ -25,7 +25,7 @@ __all__ = [
     "DTYPES",
     "INTERPRETER",
     "OPS",
-    "PRECISIONS",
+    "DOT_PRECISIONS",
     "TARGETS",
     "Launch",
     "Op",
@@ -39,7 +39,7 @@ __all__ = [
 
 #: Arithmetic of `tl.dot` on float32. tf32 truncates operands to 11 bits without rounding, so that a product
 #: is up to 2^-9 too small in magnitude; rounding first would keep loads from going straight to tensor cores.
-PRECISIONS = ("tf32", "tf32x3", "ieee")
+DOT_PRECISIONS = ("tf32", "tf32x3", "ieee")
 #: Triton's name of each supported type.
 DTYPES = {torch.float32: "fp32", torch.float64: "fp64", torch.bfloat16: "bf16"}
 ITEM_SIZES = {"fp32": 4, "fp64": 8, "bf16": 2}
@@ -286,7 +286,7 @@ def launches(
     for what, value, known in (
         ("op", op, tuple(OPS)),
         ("dtype", dtype, tuple(ITEM_SIZES)),
-        ("precision", precision, PRECISIONS),
+        ("precision", precision, DOT_PRECISIONS),
     ):
         if value not in known:
             raise ValueError(f"{what} must be one of {', '.join(known)}; got {value!r}")

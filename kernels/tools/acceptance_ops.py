@@ -19,7 +19,7 @@ from torch import Tensor
 
 from hfcnn.report import describe_device, machine
 
-from ..launch import PRECISIONS, TARGETS, current_target
+from ..launch import DOT_PRECISIONS, TARGETS, current_target
 from .benchmark import time_call
 from .benchmark_cases import OpArguments, draw_arguments, gate, implementations, judged_outputs, truth
 from .compile_report import compile_in_place, faults
@@ -104,7 +104,7 @@ def _all_calls(selected: list[KernelCase]) -> list[KernelCase]:
     return [
         replace(case, precision=precision, n_images=case.n_images if case.layer is None else n_images)
         for case in selected
-        for precision in PRECISIONS
+        for precision in DOT_PRECISIONS
         for n_images in N_CHECKED
     ]
 
@@ -122,7 +122,7 @@ def _cases(is_dry: bool) -> list[KernelCase]:
 def check_ops(is_dry: bool) -> Iterator[_Found]:
     """Every op at every layer in every precision: near float64, nothing left out, the same bits twice."""
     device = torch.device("cpu" if is_dry else "cuda")
-    sizes, precisions = ((1, 3), ("ieee",)) if is_dry else (N_CHECKED, PRECISIONS)
+    sizes, precisions = ((1, 3), ("ieee",)) if is_dry else (N_CHECKED, DOT_PRECISIONS)
     for n_images in sizes:
         for case in _cases(is_dry):
             n = case.n_images if case.layer is None else n_images

@@ -18,7 +18,7 @@ import torch
 from hfcnn.benchmark.steps import Step, whole_steps
 from hfcnn.network import Network
 
-from ..launch import PRECISIONS, TARGETS
+from ..launch import DOT_PRECISIONS, TARGETS
 from .benchmark_cases import OpArguments, draw_arguments, gate, implementations, judged_outputs, truth
 from .report_cases import IMAGES, N_OUTPUTS, KernelCase, cases
 from .roofline import GPUS, Gpu, find_gpu, roofline
@@ -121,8 +121,8 @@ def settings_here(
     ValueError
         If a network, an op or the precision is unknown.
     """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; got {precision!r}")
+    if precision not in DOT_PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(DOT_PRECISIONS)}; got {precision!r}")
     has_gpu = torch.cuda.is_available()
     device = torch.device("cuda" if has_gpu else "cpu")
     every = tuple(dict.fromkeys(case.op for case in cases()))
