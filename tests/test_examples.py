@@ -37,7 +37,7 @@ def test_code_of_a_page_runs(page, tmp_path, monkeypatch):
 
 def test_method_page_names_what_exists():
     page = (DOCS / "method.md").read_text()
-    rows = re.findall(r"^\|.*\| `(hfcnn/\w+\.py)` \| (.*) \|$", page, re.MULTILINE)
+    rows = re.findall(r"^\|.*\| `(hfcnn/[\w/]+\.py)` \| (.*) \|$", page, re.MULTILINE)
     assert len(rows) > 40
     for file, names in rows:
         source = (ROOT / file).read_text()

@@ -60,6 +60,7 @@ def test_a_fit_moves_each_image_once(chunk, gpu, pixels, monkeypatch):
         "batch_size": 4,
         "sampling_rate": 0.5,
         "memory": 0,
+        "scale": False,
     }
     plain = NewtonCNNClassifier(CASE.network, **settings).fit(pixels, labels)
     sent = gpu(free=10 * pixels.nbytes)

@@ -21,6 +21,15 @@ ITERATIONS = 6
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 
+
+@pytest.fixture(autouse=True)
+def interruptible():
+    """Where a shell has started the tests in the background, SIGINT is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 KILLED_FITS = """
 import os, random, signal, sys, threading, time
 sys.path.insert(0, sys.argv[1])
