@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.model_selection import train_test_split
 from sklearn.neural_network import MLPClassifier
 from sklearn.svm import SVC
 
 from hfcnn.benchmark.contest_rivals import CONTESTANTS, Start
 from hfcnn.estimator import NewtonCNNClassifier
+from hfcnn.estimator.labels import stratified_rows
 from hfcnn.experiments.data import load_dataset
 from hfcnn.experiments.paper import title
 from hfcnn.files import write_atomically
@@ -145,12 +145,7 @@ def measure_small_data(
 
 def _measure(data: Path, cell: SmallDataCell, predict: Callable[..., NDArray[Any]]) -> SmallDataCell:
     images = load_dataset(data, cell.dataset)
-    chosen, _ = train_test_split(
-        np.arange(len(images.y_train)),
-        train_size=cell.size,
-        stratify=images.y_train,
-        random_state=cell.seed,
-    )
+    chosen, _ = stratified_rows(images.y_train, cell.seed, train=cell.size)
     X_test, y_test = images.X_test[:TEST_SIZE], images.y_test[:TEST_SIZE]
     start = time.perf_counter()
     found = predict(images.X_train[chosen], images.y_train[chosen], X_test, cell.seed)

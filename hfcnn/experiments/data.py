@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.model_selection import StratifiedKFold, train_test_split
+from sklearn.model_selection import StratifiedKFold
 
 from hfcnn.datasets import load
+from hfcnn.estimator.labels import stratified_rows
 from hfcnn.experiments.settings import CellSettings
 from hfcnn.preprocessing import ImageScaler
 
@@ -115,6 +116,6 @@ def _load(path: Path, train_size: int | None, test_size: int | None, fold: int |
 def _choose(X: NDArray[Any], y: NDArray[Any], size: int | None) -> tuple[NDArray[Any], NDArray[Any]]:
     if size is None or size >= len(y):
         return X, y
-    chosen, _ = train_test_split(np.arange(len(y)), train_size=size, stratify=y, random_state=CHOICE_SEED)
+    chosen, _ = stratified_rows(y, CHOICE_SEED, train=size)
     chosen.sort()
     return X[chosen], y[chosen]
