@@ -103,6 +103,8 @@ def _conv_vjp_input_kernel(
     TAPS_W: tl.constexpr = (KW + SW - 1) // SW
     K_BLOCKS: tl.constexpr = (O + BLOCK_K - 1) // BLOCK_K
     acc = tl.full((BLOCK_P, BLOCK_C), 0.0, ACC)
+    # Triton 3.9's interpreter spreads one bool over a block as integers, which no load takes as a mask
+    zeros = tl.zeros((BLOCK_P,), tl.int32)
     for i in range(TAPS_H * TAPS_W * K_BLOCKS):
         k = i % K_BLOCKS * BLOCK_K
         tap = i // K_BLOCKS
@@ -115,10 +117,10 @@ def _conv_vjp_input_kernel(
         across = s // RW - KW
         is_here = (row >= -up) & (row < HP - up) & (column >= -across) & (column < WP - across)
         if TAPS_H * SH > KH:
-            is_here = is_here & (kh < KH)
+            is_here = is_here & (kh + zeros < KH)
             kh = tl.minimum(kh, KH - 1)
         if TAPS_W * SW > KW:
-            is_here = is_here & (kw < KW)
+            is_here = is_here & (kw + zeros < KW)
             kw = tl.minimum(kw, KW - 1)
         m_g = (is_here & m_p)[:, None]
         shift = (up * WP + across) * O + k
