@@ -66,12 +66,6 @@ def test_fifty_kills(tmp_path):
     assert all(path.name.startswith("run") for path in tmp_path.iterdir())  # no temporary is left
 
 
-def interrupt_after(seconds):
-    timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
-    return timer
-
-
 @pytest.mark.slow
 def test_two_hundred_interrupts(tmp_path):
     path = tmp_path / "run"
@@ -87,15 +81,16 @@ def test_two_hundred_interrupts(tmp_path):
     for _ in range(200):
         path.unlink(missing_ok=True)
         classifier = newton(max_iter=ITERATIONS, n_jobs=1, checkpoint=path)
-        timer = interrupt_after(rng.random() * duration)
+        timer = threading.Timer(rng.random() * duration, os.kill, (os.getpid(), signal.SIGINT))
         try:
+            timer.start()  # here, as it may go off at once
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 classifier.fit(X, y, X_val=X, y_val=y)
             timer.cancel()
             timer.join()
         except KeyboardInterrupt:
-            timer.join()
+            pass
         if hasattr(classifier, "theta_"):
             n_stored += 1
             n = classifier.n_iter_
