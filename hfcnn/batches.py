@@ -6,7 +6,9 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hfcnn.backend import Backend
@@ -14,7 +16,7 @@ from hfcnn.cost import gradient_cost
 from hfcnn.memory import as_text, free_bytes, is_allocation_failure
 from hfcnn.network import Network
 
-__all__ = ["Batch", "Contribution", "ImageSums", "Result", "Room", "Span"]
+__all__ = ["Batch", "Contribution", "ImageSums", "Result", "Room", "Share", "Span"]
 
 Result = TypeVar("Result")
 
@@ -29,6 +31,24 @@ class Span(NamedTuple):
     def size(self) -> int:
         """Number of images."""
         return self.stop - self.start
+
+
+class Share(NamedTuple):
+    """What this process has of a batch that several processes cut alike.
+
+    Attributes
+    ----------
+    n_images : int
+        Images of the batch, in all processes.
+    span : Span
+        Those of this process, by their place among all that it has of the set. It may be empty.
+    places : int64 array of shape (span.size,)
+        Their places in the batch.
+    """
+
+    n_images: int
+    span: Span
+    places: NDArray[np.int64]
 
 
 class Batch(NamedTuple):

@@ -7,9 +7,10 @@ here, by `Images.weighted_sum`.
 from __future__ import annotations
 
 import copy
+import itertools
 import math
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,14 +18,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hfcnn.backend import TORCH, Backend
-from hfcnn.batches import Batch, Contribution, ImageSums, Result, Room, Span
+from hfcnn.batches import Batch, Contribution, ImageSums, Result, Room, Share, Span
 from hfcnn.cost import choose_batch_size
 from hfcnn.image_reader import Block, ImageReader, Indices
 from hfcnn.memory import keep_heap
 from hfcnn.network import Network
-from hfcnn.ranks import EXCHANGES, Ranks, SharedSum
+from hfcnn.ranks import EXCHANGES, Ranks, SharedSum, joined_numbers
 
-__all__ = ["Batch", "Contribution", "ImageSums", "Images", "Span"]
+__all__ = ["Batch", "Contribution", "ImageSums", "Images", "SetSum", "Share", "Span"]
+
+
+class SetSum(NamedTuple):
+    """A weighted sum to make: the arguments of `Images.weighted_sum`, and the set."""
+
+    images: Images
+    spans: list[Span]
+    part: Callable[[Span, float], Contribution]
+    into: Tensor | None
 
 
 class Images:
@@ -105,6 +115,7 @@ class Images:
         self.weight = None if weight is None else weight.to(backend.device)
         self._reader = ImageReader(images, backend.device)
         self._own: NDArray[np.int64] | None = None
+        self._places: NDArray[np.int64] | None = None  # of this process's images among those that count
         self._parent: Images | None = None
         self._total_weight: float | None = None
         #: Shared by all sets of the same images.
@@ -131,12 +142,17 @@ class Images:
         chosen.indices, chosen._parent = indices, self
         own = indices
         if self.ranks is not None:
-            own = indices[(indices >= self._start) & (indices < self._start + self.n_own)] - self._start
+            is_own = self.is_own(indices)
+            own, chosen._places = indices[is_own] - self._start, np.flatnonzero(is_own)
         chosen._own = own
         where = torch.from_numpy(own).to(self.backend.device)
         chosen.labels = None if self.labels is None else self.labels[where]
         chosen.weight = None if self.weight is None else self.weight[where]
         return chosen
+
+    def is_own(self, indices: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which images, by their places among all, are of this process."""
+        return (indices >= self._start) & (indices < self._start + self.n_own)
 
     def _all_images(self) -> Images:
         return self if self._parent is None else self._parent
@@ -159,17 +175,30 @@ class Images:
             self._total_weight = own if self.ranks is None else self.ranks.total(own)[0]
         return self._total_weight
 
-    def spans(self, dtype: torch.dtype, *, is_even: bool = False) -> list[Span]:
-        """Cut the images into batches, of the size that suits the device for numbers of `dtype`.
-
-        `is_even` makes as many batches, but of even sizes: a few images too many then cost no batch of their
-        own.
-        """
-        size = self.batch_size or choose_batch_size(self.network, dtype.itemsize, self.backend.device)
-        size = min(size, self._room.most)
-        if is_even:
-            size = max(1, -(-self.n_own // max(1, -(-self.n_own // size))))
+    def spans(self, dtype: torch.dtype) -> list[Span]:
+        """Cut the images into batches, of the size that suits the device for numbers of `dtype`."""
+        size = min(self._batch_size(dtype), self._room.most)
         return [Span(start, min(start + size, self.n_own)) for start in range(0, self.n_own, size)]
+
+    def shares(self, dtype: torch.dtype) -> list[Share]:
+        """Cut the images of all processes into batches of even sizes, alike in each of them.
+
+        A few images too many cost no batch of their own. What memory suffices for does not count: whatever is
+        drawn batch by batch is then the same in all processes, and however many there are.
+        """
+        size = self._batch_size(dtype)
+        size = -(-len(self) // -(-len(self) // size))
+        places = self._places
+        if places is None:
+            places = np.arange(self._start, self._start + self.n_own)
+        bounds = np.searchsorted(places, np.arange(0, len(self) + size, size).clip(max=len(self))).tolist()
+        return [
+            Share(min(size, len(self) - i * size), Span(start, stop), places[start:stop] - i * size)
+            for i, (start, stop) in enumerate(itertools.pairwise(bounds))
+        ]
+
+    def _batch_size(self, dtype: torch.dtype) -> int:
+        return self.batch_size or choose_batch_size(self.network, dtype.itemsize, self.backend.device)
 
     def read(self, span: Span, dtype: torch.dtype) -> Batch:
         """Read a batch: images and weights of `dtype`, on the device."""
@@ -220,7 +249,12 @@ class Images:
             If memory does not suffice for one image.
         """
         if self.ranks is not None:
-            return self._shared_sum(spans, part, into, kept, SharedSum(self.ranks, self.n_own, is_over))
+            shared = SharedSum(self.ranks, self.n_own, is_over)
+            own = self._own_sums(spans, part, into, kept, shared)
+            sums = None if own is None else shared.finish(*own)
+            if sums is None:
+                return ImageSums(math.inf, 0.0, True, shared.n_exchanges / EXCHANGES)
+            return self._shared_by_all(sums, into)
         value = hits = 0.0
         scale = 1 / self.total_weight
 
@@ -235,15 +269,39 @@ class Images:
         is_stopped = any(self.each(spans, add, kept))
         return ImageSums(value, hits, is_stopped)
 
-    def _shared_sum(
+    @staticmethod
+    def weighted_sums(sums: Sequence[SetSum]) -> list[ImageSums]:
+        """Do what `weighted_sum` does for several sets of the same images.
+
+        Several processes put all of them together in one call.
+        """
+        ranks = sums[0].images.ranks
+        if ranks is None:
+            return [each.images.weighted_sum(each.spans, each.part, each.into) for each in sums]
+        own = []
+        for images, spans, part, into in sums:
+            found = images._own_sums(spans, part, into, None, SharedSum(ranks, images.n_own, None))
+            assert found is not None  # a sum that is never over does not stop
+            own.append(joined_numbers(*found))
+        parts = torch.split(ranks.add_up(torch.cat(own)), [len(numbers) for numbers in own])
+        return [each.images._shared_by_all(part, each.into) for each, part in zip(sums, parts, strict=True)]
+
+    def _shared_by_all(self, sums: Tensor, into: Tensor | None) -> ImageSums:
+        """Take up what the processes have added up to."""
+        value, self._total_weight, hits = sums[-3:].tolist()
+        if into is not None:
+            into.add_((sums[:-3] / self._total_weight).to(into.dtype))
+        return ImageSums(value, hits, is_stopped=False)
+
+    def _own_sums(
         self,
         spans: list[Span],
         part: Callable[[Span, float], Contribution],
         into: Tensor | None,
         kept: dict[Span, Any] | None,
         shared: SharedSum,
-    ) -> ImageSums:
-        """Do what `weighted_sum` does with the other processes."""
+    ) -> tuple[Tensor | None, float, float, float] | None:
+        """Vector, value, weight and hits of this process's images; None where all have stopped."""
         value = hits = 0.0
         vector = None if into is None else torch.zeros_like(into)
         is_stopped = False
@@ -262,15 +320,10 @@ class Images:
             return found.is_last
 
         any(self.each(spans, add, kept))
-        if not is_stopped:
-            weight = float(self.n_own if self.weight is None else self.weight.sum(dtype=torch.float64))
-            sums, is_stopped = shared.finish(vector, value, weight, hits)
         if is_stopped:
-            return ImageSums(math.inf, 0.0, True, shared.n_exchanges / EXCHANGES)
-        value, self._total_weight, hits = sums[-3:].tolist()
-        if into is not None:
-            into.add_((sums[:-3] / self._total_weight).to(into.dtype))
-        return ImageSums(value, hits, is_stopped=False)
+            return None
+        weight = float(self.n_own if self.weight is None else self.weight.sum(dtype=torch.float64))
+        return vector, value, weight, hits
 
     def each(
         self, spans: list[Span], work: Callable[[Span], Result], kept: dict[Span, Any] | None = None

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hfcnn.linearization import Linearization
 from hfcnn.loss import Loss
 from hfcnn.network import Network
+from hfcnn.ranks import Ranks
 
-__all__ = ["Factor", "KroneckerMetric"]
+__all__ = ["Factor", "FactorDraws", "KroneckerMetric"]
 
 #: Largest dense block of a factor. Inverting one costs its cube: 1,024 is some 30 ms on a core.
 MAX_BLOCK = 1024
@@ -97,6 +100,31 @@ class Factor:
         return rows.view(len(rows), n_blocks, side).transpose(0, 1)
 
 
+class FactorDraws(NamedTuple):
+    """What is drawn for the statistics of N images.
+
+    Attributes
+    ----------
+    outputs : float64 array with a row for each image
+        Of `Loss.draw`: makes a cotangent of its outputs.
+    first : list of (int, int)
+        Of `Layer.draw_first`, for each layer.
+    """
+
+    outputs: NDArray[np.float64]
+    first: list[tuple[int, int]]
+
+    @classmethod
+    def draw(cls, network: Network, loss: Loss, n_images: int, rng: np.random.Generator) -> FactorDraws:
+        """Draw them."""
+        outputs = loss.draw(n_images, network.n_outputs, rng)
+        return cls(outputs, [layer.draw_first(rng) for layer in network.layers])
+
+    def of(self, images: NDArray[np.int64]) -> FactorDraws:
+        """Those of some of the images."""
+        return FactorDraws(self.outputs[images], self.first)
+
+
 class KroneckerMetric:
     """K = blockdiag over layers of A kron G, damped: a stand-in for the Gauss-Newton matrix with an inverse.
 
@@ -132,9 +160,7 @@ class KroneckerMetric:
         self._sums: list[tuple[Tensor, Tensor]] = []
         self._weight = 0.0
 
-    def add(
-        self, linear: Linearization, loss: Loss, weights: Tensor | None, rng: np.random.Generator
-    ) -> None:
+    def add(self, linear: Linearization, loss: Loss, weights: Tensor | None, draws: FactorDraws) -> None:
         """Add the statistics of a few images to the sums that the next `update` takes up.
 
         Parameters
@@ -142,26 +168,26 @@ class KroneckerMetric:
         linear : Linearization
             Of these images, at the present parameters.
         loss : Loss
-            The loss; a cotangent of the outputs whose covariance is its Hessian is drawn for each image.
+            The loss; for each image there is a cotangent of the outputs whose covariance is its Hessian.
         weights : Tensor of shape (N,) or None
             Weights of the images.
-        rng : numpy.random.Generator
-            Source of the draws and of the offsets of the grids.
+        draws : FactorDraws
+            What was drawn for them.
         """
         root = None if weights is None else weights.sqrt()
         n_layers = len(self.network.layers)
         new: list[tuple[Tensor, Tensor]] = []
-        cotangents = linear.cotangents(loss.sample(linear.outputs, rng))
+        cotangents = linear.cotangents(loss.sample(linear.outputs, draws.outputs))
         for m, (layer, u) in enumerate(zip(self.network.layers, cotangents, strict=True)):
             left, right = self.pairs[m]
-            inputs, rows = layer.factor_rows(linear.inputs[m], u, rng)
+            inputs, rows = layer.factor_rows(linear.inputs[m], u, draws.first[m])
             a_sum = left.gram(_weighted(inputs, root)) * (layer.positions * len(u) / len(inputs))
             if m == n_layers - 1:  # of the outputs the mean is known
                 g_sum = right.blocks_of(loss.hessian_sum(linear.outputs, weights))
             else:
                 g_sum = right.gram(_weighted(rows, root)) / layer.positions
             new.append((a_sum, g_sum))
-        old = self._sums or [(torch.zeros_like(a), torch.zeros_like(g)) for a, g in new]
+        old = self._sums or self._zeros()
         self._sums = [(a + a_new, g + g_new) for (a, g), (a_new, g_new) in zip(old, new, strict=True)]
         self._weight += float(len(linear.outputs) if weights is None else weights.sum())
 
@@ -169,10 +195,22 @@ class KroneckerMetric:
         """Forget the statistics added since the last update."""
         self._sums, self._weight = [], 0.0
 
-    def update(self) -> None:
-        """Take the statistics added since the last time up into the running averages."""
+    def _zeros(self) -> list[tuple[Tensor, Tensor]]:
+        return [(torch.zeros_like(a.blocks), torch.zeros_like(g.blocks)) for a, g in self.pairs]
+
+    def update(self, ranks: Ranks | None = None) -> None:
+        """Take the statistics added since the last time up into the running averages.
+
+        Parameters
+        ----------
+        ranks : Ranks or None
+            Processes that have added those of their images, of which one may have none: put together in one
+            call, in the factors' type.
+        """
         sums, weight = self._sums, self._weight
         self.discard()
+        if ranks is not None:
+            sums, weight = self._of_all(ranks, sums or self._zeros(), weight)
         if not all(bool(total.isfinite().all()) for pair in sums for total in pair):
             return
         self.n_updates += 1
@@ -180,6 +218,15 @@ class KroneckerMetric:
         for pair, totals in zip(self.pairs, sums, strict=True):
             for factor, total in zip(pair, totals, strict=True):
                 factor.average(total / weight, share)
+
+    def _of_all(
+        self, ranks: Ranks, sums: list[tuple[Tensor, Tensor]], weight: float
+    ) -> tuple[list[tuple[Tensor, Tensor]], float]:
+        own = [total.flatten() for pair in sums for total in pair]
+        shared = ranks.add_up(torch.cat([*own, own[0].new_tensor([weight])]))
+        parts = iter(torch.split(shared[:-1], [len(total) for total in own]))
+        sums = [(next(parts).view_as(a), next(parts).view_as(g)) for a, g in sums]
+        return sums, float(shared[-1])
 
     @property
     def mean_curvature(self) -> float:

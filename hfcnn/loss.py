@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 __all__ = ["LOSSES", "CrossEntropyLoss", "Loss", "SquaredLoss", "get_loss"]
@@ -34,8 +35,11 @@ class Loss(Protocol):
     def hessian_sum(self, outputs: Tensor, weights: Tensor | None) -> Tensor:
         """Weighted sum of B^i over images: shape (K, K)."""
 
-    def sample(self, outputs: Tensor, rng: np.random.Generator) -> Tensor:
-        """Draw u^i of mean zero and covariance B^i for each image: shape (N, K)."""
+    def draw(self, n_images: int, n_outputs: int, rng: np.random.Generator) -> NDArray[np.float64]:
+        """Draw the numbers that `sample` turns into u^i: a row for each image."""
+
+    def sample(self, outputs: Tensor, draws: NDArray[np.float64]) -> Tensor:
+        """Make u^i of mean zero and covariance B^i of each image's draws: shape (N, K)."""
 
     def probabilities(self, outputs: Tensor) -> Tensor:
         """Probabilities of the classes, the largest where the largest output is: shape (N, K)."""
@@ -63,10 +67,13 @@ class SquaredLoss:
         total = float(len(outputs) if weights is None else weights.sum())
         return 2 * total * torch.eye(outputs.shape[1], dtype=outputs.dtype, device=outputs.device)
 
-    def sample(self, outputs: Tensor, rng: np.random.Generator) -> Tensor:
+    def draw(self, n_images: int, n_outputs: int, rng: np.random.Generator) -> NDArray[np.float64]:
+        """Draw normal numbers: shape (N, K)."""
+        return rng.standard_normal((n_images, n_outputs))
+
+    def sample(self, outputs: Tensor, draws: NDArray[np.float64]) -> Tensor:
         """Normal, of variance 2: shape (N, K)."""
-        draws = math.sqrt(2) * rng.standard_normal(tuple(outputs.shape))
-        return torch.from_numpy(draws).to(outputs)
+        return torch.from_numpy(math.sqrt(2) * draws).to(outputs)
 
     def probabilities(self, outputs: Tensor) -> Tensor:
         """Nearest point of the probability simplex: max(z - t, 0), t such that it sums to one.
@@ -106,11 +113,14 @@ class CrossEntropyLoss:
         weighted = p if weights is None else p * weights.unsqueeze(1)
         return torch.diag(weighted.sum(0)) - weighted.t() @ p
 
-    def sample(self, outputs: Tensor, rng: np.random.Generator) -> Tensor:
+    def draw(self, n_images: int, n_outputs: int, rng: np.random.Generator) -> NDArray[np.float64]:
+        """Draw numbers in [0, 1): shape (N, 1)."""
+        return rng.random((n_images, 1))
+
+    def sample(self, outputs: Tensor, draws: NDArray[np.float64]) -> Tensor:
         """Softmax minus a one-hot label drawn from it: shape (N, K)."""
         p = outputs.softmax(1)
-        draws = torch.from_numpy(rng.random((len(p), 1))).to(p)
-        labels = (p.cumsum(1) < draws).sum(1).clamp_(max=p.shape[1] - 1)
+        labels = (p.cumsum(1) < torch.from_numpy(draws).to(p)).sum(1).clamp_(max=p.shape[1] - 1)
         return p - _one_hot(p, labels)
 
     def probabilities(self, outputs: Tensor) -> Tensor:

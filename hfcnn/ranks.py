@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-__all__ = ["EXCHANGES", "Ranks", "SharedSum", "together"]
+__all__ = ["EXCHANGES", "Ranks", "SharedSum", "joined_numbers", "together"]
 
 Thing = TypeVar("Thing")
 
@@ -197,21 +197,22 @@ class SharedSum:
     def _ends(self, value: float) -> bool:
         return not math.isfinite(value) or (self.is_over is not None and self.is_over(value))
 
-    def finish(self, vector: Tensor | None, own: float, weight: float, hits: float) -> tuple[Tensor, bool]:
+    def finish(self, vector: Tensor | None, own: float, weight: float, hits: float) -> Tensor | None:
         """Add up everything in one call: n + 3 numbers in float64, the vector's and three more.
 
         Returns
         -------
-        sums : Tensor of shape (n + 3,)
-            Sums of the vectors, values, weights and hits.
-        is_stopped : bool
-            Whether the sum ended before; the sums are then of no use.
+        Tensor of shape (n + 3,) or None
+            Sums of the vectors, values, weights and hits; None where the sum ended before.
         """
         while self.is_over is not None and self.n_exchanges < EXCHANGES - 1:
             if self._exchange(own):
-                return torch.full((3,), math.inf, dtype=torch.float64), True
-        numbers = torch.tensor([own, weight, hits], dtype=torch.float64)
-        if vector is not None:
-            numbers = torch.cat((vector.double(), numbers.to(vector.device)))
-        sums = self.ranks.add_up(numbers)
-        return sums, self._ends(float(sums[-3]))
+                return None
+        sums = self.ranks.add_up(joined_numbers(vector, own, weight, hits))
+        return None if self._ends(float(sums[-3])) else sums
+
+
+def joined_numbers(vector: Tensor | None, *numbers: float) -> Tensor:
+    """A vector, or none, and some numbers in one, in float64 and on the vector's device."""
+    last = torch.tensor(numbers, dtype=torch.float64)
+    return last if vector is None else torch.cat((vector.double(), last.to(vector.device)))

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -14,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hfcnn.augmentation import augmented
-from hfcnn.batch_model import BatchModel
-from hfcnn.kfac import KroneckerMetric
+from hfcnn.augmentation import Moves
+from hfcnn.batch_model import BatchModel, ImageDraws
+from hfcnn.kfac import FactorDraws, KroneckerMetric
 from hfcnn.linearization import Linearization
 from hfcnn.loss import get_loss
 from hfcnn.measured_step import WARM_UP, MeasuredStep
@@ -213,7 +212,7 @@ class _Epoch:
             self._return()
             return 0.0
         if has_statistics:
-            self.metric.update()
+            self.metric.update(self.objective.ranks)
         self._add_to_average()
         if not is_warm or n_steps % options.inverse_every == 0 or self.steps.needs_metric:
             self.metric.invert(options.damping * self.metric.mean_curvature + 1 / self.objective.C)
@@ -232,20 +231,20 @@ class _Epoch:
 
     def _model(self, batch: NDArray[np.int64], n_statistics: int) -> BatchModel:
         """Evaluate f and gradients on a batch; renew the factors from its first `n_statistics` images."""
+        network, how = self.objective.network, self.options.augment
         wanted = n_statistics
 
-        def observe(linear: Linearization, weights: Tensor | None) -> None:
+        def draw(n_images: int) -> ImageDraws:
             nonlocal wanted
-            n = min(wanted, len(linear.outputs))
-            if n:
-                some = None if weights is None else weights[:n]
-                self.metric.add(linear.part(0, n), self.loss, some, self.rng)
+            moves = None if how is None else Moves.draw(n_images, network.input_shape[:2], how, self.rng)
+            n = min(wanted, n_images)
             wanted -= n
+            return ImageDraws(moves, FactorDraws.draw(network, self.loss, n, self.rng) if n else None)
 
-        change, how = None, self.options.augment
-        if how is not None:
-            change = partial(augmented, how=how, rng=self.rng)
-        model = BatchModel(self.objective, self.point, batch, self.options.curvature_images, observe, change)
+        def observe(linear: Linearization, weights: Tensor | None, draws: FactorDraws) -> None:
+            self.metric.add(linear, self.loss, weights, draws)
+
+        model = BatchModel(self.objective, self.point, batch, self.options.curvature_images, draw, observe)
         self.passes += len(batch) + 0.5 * (n_statistics - wanted) + 0.5 * model.n_curvature
         return model
 

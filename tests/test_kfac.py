@@ -8,7 +8,7 @@ from dense import assert_close, forward, ggn, loss_hessian
 from networks import BY_NAME, each_case, each_loss, each_odd_case
 
 from hfcnn import Conv, Linearization, Network, kfac
-from hfcnn.kfac import Factor, KroneckerMetric
+from hfcnn.kfac import Factor, FactorDraws, KroneckerMetric
 from hfcnn.layers import conv
 from hfcnn.loss import get_loss
 from hfcnn.ops import conv_patch_gram
@@ -33,7 +33,9 @@ class Offsets:
 
 def metric_of(network, theta, images, loss, weights=None, rng=None):
     metric = KroneckerMetric(network, theta)
-    metric.add(Linearization(network, theta, images), get_loss(loss), weights, rng or Offsets())
+    loss = get_loss(loss)
+    draws = FactorDraws.draw(network, loss, len(images), rng or Offsets())
+    metric.add(Linearization(network, theta, images), loss, weights, draws)
     metric.update()
     return metric
 
@@ -73,7 +75,7 @@ def test_factors_are_the_sums_over_all_positions(case, loss, weighted, monkeypat
     weights = torch.linspace(0.3, 2, n, dtype=torch.float64) if weighted else None
     metric = metric_of(network, theta, images, loss, weights)
     outputs = forward(network, theta, images)
-    u = get_loss(loss).sample(outputs, Offsets())
+    u = get_loss(loss).sample(outputs, get_loss(loss).draw(*outputs.shape, Offsets()))
     w = torch.ones(n, dtype=torch.float64) if weights is None else weights
     w = w / w.sum()
     patches, cotangents = positions(network, theta.clone().requires_grad_(), images, u)
@@ -103,7 +105,7 @@ def test_a_grid_of_positions_is_an_unbiased_sum():
 @each_loss
 def test_draws_have_the_covariance_of_the_loss_hessian(loss):
     outputs = torch.randn((1, 4), dtype=torch.float64).expand(200_000, 4)
-    u = get_loss(loss).sample(outputs, np.random.default_rng(0))
+    u = get_loss(loss).sample(outputs, get_loss(loss).draw(*outputs.shape, np.random.default_rng(0)))
     expected = loss_hessian(loss, outputs[:1])[0]
     assert u.mean(0).abs().max() < 0.02
     assert (u.t() @ u / len(u) - expected).abs().max() < 0.02 * expected.abs().max()
@@ -194,10 +196,11 @@ def test_running_averages_and_their_state():
     case = BY_NAME["two-layers"]
     theta, images, _ = case.draw()
     metric = KroneckerMetric(case.network, theta)
+    draws = FactorDraws.draw(case.network, get_loss("squared"), len(images), Offsets())
     totals = []
     for k in range(3):
         linear = Linearization(case.network, theta, images * (k + 1))
-        metric.add(linear, get_loss("squared"), None, Offsets())
+        metric.add(linear, get_loss("squared"), None, draws)
         totals.append(metric_of(case.network, theta, images * (k + 1), "squared").pairs[1][0].blocks)
         metric.update()
     assert metric.n_updates == 3
@@ -206,7 +209,7 @@ def test_running_averages_and_their_state():
     copy.restore(metric.state)
     assert torch.equal(copy.state, metric.state)
     # statistics that are not finite are passed over
-    metric.add(Linearization(case.network, theta, images * torch.nan), get_loss("squared"), None, Offsets())
+    metric.add(Linearization(case.network, theta, images * torch.nan), get_loss("squared"), None, draws)
     metric.update()
     assert metric.n_updates == 3
     assert torch.equal(copy.state, metric.state)
@@ -223,5 +226,5 @@ def test_patches_of_a_grid_are_those_of_the_kernels_twin(case):
         sides = (layer.conv_height, layer.conv_width)
         gap = tuple(1 if side <= conv.SMALL_SIDE else max(2, -(-side // conv.GRID)) for side in sides)
         first = tuple(g - 1 for g in gap)
-        patches, _ = layer.factor_rows(z, u, Offsets(first))
+        patches, _ = layer.factor_rows(z, u, first)
         assert_close(patches.t() @ patches, conv_patch_gram(z, layer, gap=gap, first=first))

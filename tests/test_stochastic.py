@@ -12,9 +12,9 @@ from networks import each_case, each_loss
 from sklearn.datasets import load_digits
 
 from hfcnn import Conv, Network, Objective
-from hfcnn.augmentation import augmented
-from hfcnn.batch_model import BatchModel
-from hfcnn.kfac import KroneckerMetric
+from hfcnn.augmentation import Moves, augmented
+from hfcnn.batch_model import BatchModel, ImageDraws
+from hfcnn.kfac import FactorDraws, KroneckerMetric
 from hfcnn.measured_step import MeasuredStep
 from hfcnn.stochastic import stochastic
 from hfcnn.stochastic_state import StochasticOptions
@@ -28,6 +28,15 @@ def problem(loss="cross_entropy", n=300, dtype=torch.float64, weight=None):
     return objective, network.init(0, dtype)
 
 
+def draws_of(objective, rng):
+    """Draws for the statistics of all images of a batch."""
+    return lambda n: ImageDraws(None, FactorDraws.draw(objective.network, objective.loss, n, rng))
+
+
+def adding_to(metric, objective):
+    return lambda linear, weights, draws: metric.add(linear, objective.loss, weights, draws)
+
+
 @each_loss
 @each_case
 @pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
@@ -39,7 +48,12 @@ def test_batch_model_is_that_of_autograd(case, loss, weighted):
     batch, mean = np.arange(n)[::-1].copy(), float(weight.mean())
     seen = []
     model = BatchModel(
-        objective, theta, batch, n, lambda linear, w: seen.append((len(linear.outputs), w is None))
+        objective,
+        theta,
+        batch,
+        n,
+        draws_of(objective, np.random.default_rng(0)),
+        lambda linear, w, draws: seen.append((len(linear.outputs), w is None)),
     )
     assert sum(size for size, _ in seen) == n
     assert all(is_plain != weighted for _, is_plain in seen)
@@ -80,7 +94,7 @@ def test_step_is_that_of_a_dense_reference(loss):
     metric = KroneckerMetric(objective.network, theta)
     rng = np.random.default_rng(0)
     first = BatchModel(
-        objective, theta, np.arange(30), 20, lambda linear, w: metric.add(linear, objective.loss, w, rng)
+        objective, theta, np.arange(30), 20, draws_of(objective, rng), adding_to(metric, objective)
     )
     metric.update()
     metric.invert(0.2)
@@ -192,7 +206,7 @@ def test_trust_bounds_both_terms_of_the_model():
     objective, theta = problem(n=60)
     metric, rng = KroneckerMetric(objective.network, theta), np.random.default_rng(0)
     model = BatchModel(
-        objective, theta, np.arange(60), 60, lambda linear, w: metric.add(linear, objective.loss, w, rng)
+        objective, theta, np.arange(60), 60, draws_of(objective, rng), adding_to(metric, objective)
     )
     metric.update()
     metric.invert(1e-3)
@@ -228,7 +242,7 @@ def test_each_step_is_told_of():
 
 def test_shifts_and_flips_move_images():
     images = torch.arange(8 * 16 * 2, dtype=torch.float32).view(1, 8, 16, 2).expand(200, -1, -1, -1)
-    shifted = augmented(images, "shift", np.random.default_rng(0))
+    shifted = augmented(images, Moves.draw(200, (8, 16), "shift", np.random.default_rng(0)))
     seen = set()
     for image in shifted:
         down = int(image[4, 8, 0]) // 32 - 4
@@ -238,10 +252,12 @@ def test_shifts_and_flips_move_images():
         assert torch.equal(image, images[0][rows][:, columns])
         seen.add((down, across))
     assert seen == {(i, j) for i in (-1, 0, 1) for j in (-2, -1, 0, 1, 2)}
-    flipped = augmented(images, "shift+flip", np.random.default_rng(0))
+    moves = Moves.draw(200, (8, 16), "shift+flip", np.random.default_rng(0))
+    flipped = augmented(images, moves)
     n_flipped = int((flipped[:, 4, 8, 0] > flipped[:, 4, 9, 0]).sum())
     assert 70 < n_flipped < 130
-    assert torch.equal(flipped[0], augmented(images, "shift+flip", np.random.default_rng(0))[0])
+    some = np.array([3, 50])
+    assert torch.equal(flipped[some], augmented(images[some], moves.of(some)))
 
 
 def test_augmented_runs_learn_and_repeat():

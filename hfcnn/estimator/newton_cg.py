@@ -23,7 +23,6 @@ class NewtonCG(Solver[NewtonState]):
     """The subsampled Newton method as a classifier's solver."""
 
     state_type = NewtonState
-    runs_on_ranks = True
 
     def __init__(self, classifier: Any, first: int, seed: int) -> None:
         self.last = first + (classifier.max_iter or DEFAULT_ITERATIONS)

@@ -286,7 +286,7 @@ class PlannedCNN(FittedCNN, metaclass=ABCMeta):
         """FitPlan a run from drawn parameters or from the fitted ones."""
         device = objective.backend.device
         first = self.n_iter_ if go_on else 0
-        solver = self._solver_for(objective, first, seeds)
+        solver = self._solver(objective, first, seeds.after(first))
         rows: list[HistoryRow] = []
         if go_on:
             state = solver.go_on(objective, self._theta(device), self)
@@ -304,7 +304,7 @@ class PlannedCNN(FittedCNN, metaclass=ABCMeta):
         device = objective.backend.device
         seeds = FitSeeds(**saved.seeds)
         first = int(saved.state["iteration"]) - (len(saved.history) - saved.n_earlier)
-        solver = self._solver_for(objective, first, seeds)
+        solver = self._solver(objective, first, seeds.after(first))
         if saved.state.keys() != {field.name for field in fields(solver.state_type)}:
             raise ValueError(
                 "the checkpoint is of a fit by another solver: set solver, max_iter and epochs as they were"
@@ -322,15 +322,6 @@ class PlannedCNN(FittedCNN, metaclass=ABCMeta):
         """Iterations that a fit makes at most, as far as the parameters tell."""
         most: int | None = self.max_iter
         return most
-
-    def _solver_for(self, objective: Objective, first: int, seeds: FitSeeds) -> Solver[Any]:
-        solver = self._solver(objective, first, seeds.after(first))
-        if objective.ranks is not None and not solver.runs_on_ranks:
-            raise ValueError(
-                f"this fit's solver, {type(solver).__name__}, cannot run on several processes: set "
-                'solver="newton-cg", or pass distributed=False'
-            )
-        return solver
 
     def _score_column(self) -> str | None:
         """Column of `history_` by which the best parameters are chosen; None keeps the newest."""

@@ -224,7 +224,6 @@ class StochasticGradient(Solver[SGDState]):
     """Stochastic gradients with momentum as a classifier's solver."""
 
     state_type = SGDState
-    runs_on_ranks = True
 
     def __init__(self, classifier: Any, first: int, seed: int) -> None:
         self.last = first + classifier.max_iter

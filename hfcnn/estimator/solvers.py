@@ -21,7 +21,8 @@ class Solver(ABC, Generic[_State]):
 
     To add one, write a subclass in a file of its own, and name it where the classifier chooses
     (`NewtonCNNClassifier._solver`). Nothing else knows which solver runs: history, progress, checkpoints,
-    resuming and model files go by `state_type`, its `columns`, and `fitted`.
+    resuming and model files go by `state_type`, its `columns`, and `fitted`. Several processes can share its
+    images if all sums over them are those of `Images`, and whatever is drawn is drawn alike in each.
 
     Parameters
     ----------
@@ -41,9 +42,6 @@ class Solver(ABC, Generic[_State]):
     """
 
     state_type: ClassVar[type[Any]]
-    #: Whether all that it computes from images goes through `Images.weighted_sum`, so that several processes
-    #: can share them.
-    runs_on_ranks: ClassVar[bool] = False
     last: int
 
     @abstractmethod

@@ -187,15 +187,19 @@ class Layer(ABC):
         """Carry such a u back to the input."""
 
     @abstractmethod
-    def factor_rows(self, z: Tensor, u: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    def draw_first(self, rng: np.random.Generator) -> Pair:
+        """Draw the first position, down and across, of those that `factor_rows` takes."""
+
+    @abstractmethod
+    def factor_rows(self, z: Tensor, u: Tensor, first: Pair) -> tuple[Tensor, Tensor]:
         """Rows whose outer products make the layer's two Kronecker factors.
 
         Parameters
         ----------
         u : Tensor
             Cotangent of the values before ReLU and pooling.
-        rng : numpy.random.Generator
-            Draws the positions, where not all are taken.
+        first : (int, int)
+            Of `draw_first`: where the positions begin, where not all are taken.
 
         Returns
         -------

@@ -241,16 +241,26 @@ class ConvLayer(Layer):
         """Carry it on to the input."""
         return conv_transpose(u, w, self)
 
-    def factor_rows(self, z: Tensor, u: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    def draw_first(self, rng: np.random.Generator) -> Pair:
+        """Draw the offset of the grid."""
+        return int(rng.integers(self._gaps[0])), int(rng.integers(self._gaps[1]))
+
+    @property
+    def _gaps(self) -> Pair:
+        """Steps of the grid, down and across."""
+        sides = (self.conv_height, self.conv_width)
+        down, across = (1 if side <= SMALL_SIDE else max(2, -(-side // GRID)) for side in sides)
+        return down, across
+
+    def factor_rows(self, z: Tensor, u: Tensor, first: Pair) -> tuple[Tensor, Tensor]:
         """Patches on a coarse grid of random offset, with a one, and cotangents at all positions.
 
         The grid has about `GRID` positions along a side: neighbouring patches are nearly the same.
         """
         windows = F.pad(z, (0, 0, self.padding[1], self.padding[1], self.padding[0], self.padding[0]))
-        for axis, side in enumerate((self.conv_height, self.conv_width)):
-            gap = 1 if side <= SMALL_SIDE else max(2, -(-side // GRID))
-            first = int(rng.integers(gap)) * self.stride[axis]
-            windows = windows.narrow(axis + 1, first, windows.shape[axis + 1] - first)
+        for axis, gap in enumerate(self._gaps):
+            start = first[axis] * self.stride[axis]
+            windows = windows.narrow(axis + 1, start, windows.shape[axis + 1] - start)
             windows = windows.unfold(axis + 1, self.kernel[axis], gap * self.stride[axis])
         # (N, rows, columns, C, KH, KW) to patches in the weight's order
         patches = z.new_ones((*windows.shape[:3], self.fan_in + 1))

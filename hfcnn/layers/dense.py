@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hfcnn.layers.base import Layer, LayerDescription, LayerShape
+from hfcnn.layers.base import Layer, LayerDescription, LayerShape, Pair
 from hfcnn.selection import mask
 
 if TYPE_CHECKING:
@@ -131,7 +131,11 @@ class DenseLayer(Layer):
         """Carry it on to the input."""
         return u @ w
 
-    def factor_rows(self, z: Tensor, u: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    def draw_first(self, rng: np.random.Generator) -> Pair:
+        """There is one position: nothing is drawn."""
+        return (0, 0)
+
+    def factor_rows(self, z: Tensor, u: Tensor, first: Pair) -> tuple[Tensor, Tensor]:
         """Inputs with a one, and cotangents: a row per image."""
         return torch.cat([z, z.new_ones((len(z), 1))], 1), u
 

@@ -25,6 +25,10 @@ def newton(**parameters):
     return NewtonCNNClassifier(**COMMON | parameters)
 
 
+def kfac(**parameters):
+    return NewtonCNNClassifier(**COMMON | {"max_iter": None, "epochs": 5} | parameters)
+
+
 def sgd(**parameters):
     return SGDCNNClassifier(**COMMON | {"learning_rate": 0.02, "sgd_batch_size": 32} | parameters)
 
@@ -54,12 +58,22 @@ CASES = {
         {},
     ),
     "newton-few-in-S": (newton(sampling_rate=2, damping=10.0), {}),
+    "kfac": (kfac(), {}),
+    "kfac-weights-squared": (kfac(loss="squared", batch_size=7), {"sample_weight": WEIGHT}),
+    "kfac-augmented-validation": (
+        kfac(network=[Conv(4, 3), Dense(8)], augment="shift+flip", batch_size=9),
+        {"X_val": X_VAL, "y_val": Y_VAL},
+    ),
+    "kfac-early-stopping-balanced": (kfac(early_stopping=True, class_weight="balanced"), {}),
     "sgd": (sgd(), {}),
     "sgd-weights": (sgd(loss="cross_entropy"), {"sample_weight": WEIGHT}),
     "sgd-early-stopping": (sgd(early_stopping=True), {}),
 }
 #: Of these, each process passes its own images.
-GIVEN = ["newton", "newton-jacobian-weights", "newton-little-memory-validation", "sgd", "sgd-weights"]
+GIVEN = [
+    *("newton", "newton-jacobian-weights", "newton-little-memory-validation", "sgd", "sgd-weights"),
+    *("kfac", "kfac-weights-squared", "kfac-augmented-validation"),
+]
 
 
 def uneven(rank, size):

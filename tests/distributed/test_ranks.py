@@ -85,6 +85,11 @@ def test_all_stop_where_one_callback_asks_for_it(group):
     assert [int(found["stop/n"]) for found in group] == [2] * len(group)
 
 
+def test_a_stochastic_run_is_resumed_bit_for_bit(group):
+    for found in group:
+        assert np.array_equal(found["resumed/theta"], found["kfac/theta"])
+
+
 def test_rejected_trials_occur(alone):
     assert alone["newton-rejected-trials"].history_["n_trials"].max() > 1
 
@@ -105,6 +110,13 @@ def test_sums_of_processes_are_one_call(group):
         assert counts["rejected"][:-1] == [1] * (len(counts["rejected"]) - 1)
         assert len(counts["rejected"]) < 7 and counts["rejected"][-1] == 1
         assert 0 < counts["rejected_images"][0] < 75, "a rejected trial is cheap"
+        step, check = counts["stochastic_epoch"][:-1], counts["stochastic_epoch"][-1:]
+        assert len(step) % 3 == 0 and len(step) >= 9
+        assert step[:3] == [2 * (n + 3), counts["factors"][0] + 1, 1], (
+            "f and both gradients, factors, curvature"
+        )
+        assert step == step[:3] * (len(step) // 3)
+        assert check == [3], "f of the average"
     assert sum(int(found["reductions/n_own"][0]) for found in group) == len(X)
     assert max(int(found["reductions/n_own"][0]) for found in group) <= -(-len(X) // len(group))
 
@@ -116,7 +128,6 @@ MESSAGES = {
     "shard": ('shard must be "block" or "given"', None),
     "balanced": ("pass a dict of weights", None),
     "distributed": ('distributed must be "auto" or False', None),
-    "kfac": ('KFAC, cannot run on several processes: set solver="newton-cg"', None),
     "drift": ("are no longer those of process 0", None),
 }
 

@@ -9,10 +9,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 import numpy as np
 import torch
 import torch.distributed as dist
-from cases import CASES, GIVEN, NETWORK, WEIGHT, X, Y, newton, uneven
+from cases import CASES, GIVEN, NETWORK, WEIGHT, X, Y, kfac, newton, uneven
 
 from hfcnn import GaussNewton, Network, Objective
 from hfcnn.ranks import Ranks
+from hfcnn.stochastic import start, stochastic
+from hfcnn.stochastic_state import StochasticOptions
 
 
 def part_of(arguments, block):
@@ -57,6 +59,13 @@ def count_reductions(ranks):
     assert objective.evaluate(theta, bound=first.value / 10).value == np.inf
     found["rejected"], seen[:] = list(seen), []
     found["rejected_images"] = [objective.passes.forward - before]
+    options = StochasticOptions(epochs=1, batch_size=len(X), statistics_images=40)
+    state = start(objective, theta, options)
+    seen[:] = []
+    for _ in stochastic(objective, theta, options, state=state):
+        pass
+    found["stochastic_epoch"] = list(seen)
+    found["factors"] = [len(state.factors)]
     dist.all_reduce = original
     found["n_own"] = [objective.data.n_own]
     return found
@@ -81,9 +90,15 @@ def refused(ranks):
     message("shard", lambda: newton().fit(X, Y, shard="mine"))
     message("balanced", lambda: newton(class_weight="balanced").fit(X, Y, shard="given"))
     message("distributed", lambda: newton().fit(X, Y, distributed=True))
-    message("kfac", lambda: newton(max_iter=None).fit(X, Y))
     message("drift", lambda: newton(C=1.0 + 1e-9 * rank).fit(X, Y))
     return messages
+
+
+def resumed(checkpoint):
+    """The case "kfac", stopped after two epochs and resumed from the checkpoint."""
+    first = kfac(checkpoint=checkpoint, callbacks=lambda row: row["iteration"] == 2).fit(X, Y)
+    assert first.n_iter_ == 2
+    return kfac(checkpoint=checkpoint).fit(X, Y, resume_from=checkpoint)
 
 
 def main(rank, size, folder):
@@ -108,6 +123,7 @@ def main(rank, size, folder):
         results[f"given {name}"] = outcome(classifier.fit(X[block], Y[block], **own, shard="given"))
     alone = newton(max_iter=1).fit(X[:60], Y[:60], distributed=False)
     results["alone"] = outcome(alone)
+    results["resumed"] = outcome(resumed(Path(folder) / f"run{size}"))
     stopped = []
     newton(callbacks=lambda row: (stopped.append(1), rank == size - 1 and len(stopped) == 2)[1]).fit(X, Y)
     results["stop"] = {"n": np.array(len(stopped))}
