@@ -72,7 +72,7 @@ def report(
     from ..launch import TARGETS
     from . import report_tables
     from .compile_report import compile_cases
-    from .report_cases import cases, float64_cases, quick_cases
+    from .report_cases import cases, other_cases, quick_cases
 
     console = terminal(REPORT_WIDTH)
     with _bad_parameters():
@@ -80,8 +80,8 @@ def report(
         chosen = {"networks": network, "targets": target, "ops": op}
         selected = cases(**{name: tuple(value) for name, value in chosen.items() if value}, n_images=images)
         if not network or "cnn3" in network:
-            wide = float64_cases(tuple(target or TARGETS), images)
-            selected += [case for case in wide if not op or case.op in op]
+            others = other_cases(tuple(target or TARGETS), images)
+            selected += [case for case in others if not op or case.op in op]
     if quick:
         sample = set(quick_cases(n_images=images))
         selected = [case for case in selected if case in sample]

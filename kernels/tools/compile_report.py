@@ -26,6 +26,7 @@ import triton
 
 from ..launch import TARGETS, Launch
 from .machine_code import MachineCode, compile_launch, compiler_environment
+from .matrix_units import off_newest
 from .report_cases import KernelCase
 from .roofline import Gpu, Resources, gpu_of_arch, occupancy, roofline
 
@@ -39,11 +40,10 @@ __all__ = [
     "source_hash",
 ]
 
-#: Bytes of stack a thread above which a kernel fails. A few words outside the loop cost nothing; the least
-#: spill in a hot loop that was seen is 96.
+#: Bytes of stack a thread above which a kernel fails even if no loop touches them: a few words cost nothing.
 MAX_SPILL = 64
 #: Raise it when `MachineCode` or how it is read changes: cached results are then dropped.
-CACHE_FORMAT = 2
+CACHE_FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -104,17 +104,25 @@ def default_cache() -> Path:
 
 
 def faults(target: str, code: MachineCode) -> tuple[str, ...]:
-    """List what fails a kernel: an error, spills, shared memory, or a dot off the matrix units."""
+    """List what fails a kernel: an error, spills, shared memory, or a dot off the units it could use."""
     if code.error:
         return (code.error,)
     gpu = gpu_of_arch(target)
     found = []
     if code.spilled > MAX_SPILL:
         found.append(f"spills {code.spilled} bytes")
+    if code.loop_spills:
+        found.append(f"{code.loop_spills} instructions in loops for spilled registers")
     if code.shared > gpu.shared_per_block:
         found.append(f"{code.shared} bytes of shared memory, over {gpu.shared_per_block}")
-    if any(precision.startswith("tf32") for precision in code.dots) and not code.matrix:
+    is_tf32 = any(precision.startswith("tf32") for precision in code.dots)
+    if is_tf32 and not code.matrix:
         found.append("tf32 dot without matrix instructions")
+    if target == "gfx942" and is_tf32 and any("xf32" not in name for name in code.matrix):
+        found.append("tf32 dot without xf32 instructions")
+    for one, is_possible in off_newest(target, code.units, is_tf32=is_tf32):
+        if is_possible or one.unit == "FMA":
+            found.append(f"a dot of {one.rows} rows and {one.columns} columns on {one.unit}")
     return tuple(found)
 
 

@@ -17,17 +17,23 @@ __all__ = [
     "HotLoop",
     "Instruction",
     "Loop",
+    "amd_spills_in_loops",
     "class_of",
     "hot_loop",
     "issued",
     "loop_tree",
     "parse_machine_code",
+    "spills_in_loops",
 ]
 
 #: An instruction of nvdisasm's listing: predicate, name, operands.
 INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(@!?U?P\w+\s+)?([A-Z][\w.]*)(.*?);")
 LABEL = re.compile(r"^\s*(\.L\w+):")
 TARGET = re.compile(r"\.L\w+")
+
+AMD_LABEL = re.compile(r"^(\.L\w+):")
+AMD_JUMP = re.compile(r"\bs_c?branch\w*\s+(\.L\w+)")
+AMD_SPILL = re.compile(r"\bscratch_(load|store)")
 
 #: What instructions are for, by the start of their names; the first that fits counts.
 CLASSES = {
@@ -109,6 +115,26 @@ def _within(spans: Sequence[tuple[int, int]]) -> tuple[Loop, ...]:
         rest = [span for span in rest if span[1] > last]
         loops.append(Loop(first, last, _within(inner)))
     return tuple(loops)
+
+
+def spills_in_loops(code: Sequence[Instruction]) -> int:
+    """Count the instructions within loops that move registers to a thread's own memory, or back."""
+    inside = {i for loop in loop_tree(code) for i in range(loop.first, loop.last + 1)}
+    return sum(code[i].name.startswith(("LDL", "STL")) for i in inside)
+
+
+def amd_spills_in_loops(amdgcn: str) -> int:
+    """Count the same in AMD's assembly."""
+    labels: dict[str, int] = {}
+    spills, inside = [], set()
+    for number, line in enumerate(amdgcn.splitlines()):
+        if label := AMD_LABEL.match(line):
+            labels[label[1]] = number
+        elif jump := AMD_JUMP.search(line):
+            inside.update(range(labels.get(jump[1], number), number))
+        elif AMD_SPILL.search(line):
+            spills.append(number)
+    return sum(number in inside for number in spills)
 
 
 def issued(code: Sequence[Instruction], kernel: Nest, num_warps: int) -> float | None:

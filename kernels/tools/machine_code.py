@@ -18,7 +18,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .loops import hot_loop, issued, parse_machine_code
+from .loops import amd_spills_in_loops, hot_loop, issued, parse_machine_code, spills_in_loops
+from .matrix_units import count_units
 from .trip_counts import trip_counts
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class MachineCode:
     matrix : mapping of str to int
         Matrix instructions found, and how many.
     dots : mapping of str to int
-        `tl.dot`s in Triton's intermediate code by precision: "tf32", "tf32x3" or "ieee".
+        `tl.dot`s in Triton's intermediate code by precision: "tf32", "tf32x3", "ieee" or "bf16".
     seconds : float
         Time to compile.
     error : str
@@ -62,6 +63,10 @@ class MachineCode:
         Loads from global memory in a turn of the hot loop, by their width in bits.
     issued : float or None
         Instructions that each warp issues in a program; None where the loops do not tell.
+    units : mapping of str to int
+        Dots by unit, shape and type: see `hfcnn.kernels.tools.matrix_units.count_units`.
+    loop_spills : int
+        Instructions within loops that write spilled registers to memory or read them back.
     """
 
     registers: int = 0
@@ -74,6 +79,8 @@ class MachineCode:
     step: Mapping[str, int] = field(default_factory=dict)
     loads: Mapping[str, int] = field(default_factory=dict)
     issued: float | None = None
+    units: Mapping[str, int] = field(default_factory=dict)
+    loop_spills: int = 0
 
 
 @contextlib.contextmanager
@@ -130,14 +137,16 @@ def compile_launch(launch: Launch, target: Target, scalars: Mapping[str, int] | 
         return MachineCode(error=_reason(error), seconds=time.perf_counter() - start)
     seconds = time.perf_counter() - start
     shared, asm = int(compiled.metadata.shared), compiled.asm
-    dots = count_dots(asm["ttir"])
+    dots, units = count_dots(asm["ttir"]), count_units(asm["ttgir"])
     if "cubin" in asm:
         code, listing = inspect_cubin(asm["cubin"], shared=shared, dots=dots, seconds=seconds)
         instructions = parse_machine_code(listing)
         hot = hot_loop(instructions)
         times = issued(instructions, trip_counts(asm["ttir"], scalars or {}), launch.num_warps)
-        return replace(code, step=hot.step, loads=hot.loads, issued=times)
-    return inspect_amdgcn(asm["amdgcn"], shared=shared, dots=dots, seconds=seconds)
+        spills = spills_in_loops(instructions)
+        return replace(code, step=hot.step, loads=hot.loads, issued=times, units=units, loop_spills=spills)
+    code = inspect_amdgcn(asm["amdgcn"], shared=shared, dots=dots, seconds=seconds)
+    return replace(code, units=units)
 
 
 def _compile(launch: Launch, target: Target) -> Any:
@@ -160,10 +169,12 @@ def _reason(error: Exception) -> str:
 
 
 def count_dots(ttir: str) -> Counter[str]:
-    """Count the `tl.dot`s of Triton's intermediate code by their precision."""
-    dots = re.findall(r"\btt\.dot\b([^:\n]*)", ttir)
-    precisions = (re.search(r"inputPrecision = (\w+)", dot) for dot in dots)
-    return Counter(match[1] if match else "ieee" for match in precisions)
+    """Count the `tl.dot`s of Triton's intermediate code by their precision; operands of bfloat16 are one."""
+    found: Counter[str] = Counter()
+    for attributes, dtype in re.findall(r"\btt\.dot\b([^:\n]*) : tensor<\d+x\d+x(\w+)>", ttir):
+        precision = re.search(r"inputPrecision = (\w+)", attributes)
+        found["bf16" if dtype == "bf16" else precision[1] if precision else "ieee"] += 1
+    return found
 
 
 def inspect_cubin(
@@ -210,7 +221,8 @@ def inspect_amdgcn(amdgcn: str, *, shared: int, dots: Mapping[str, int], seconds
     )
     matrix = Counter(match[0].removeprefix("v_") for match in AMDGCN_MATRIX.finditer(amdgcn))
     spilled = max(scratch, 4 * spills)
-    return MachineCode(registers, spilled, max(shared, lds), dict(matrix), dict(dots), seconds)
+    code = MachineCode(registers, spilled, max(shared, lds), dict(matrix), dict(dots), seconds)
+    return replace(code, loop_spills=amd_spills_in_loops(amdgcn))
 
 
 def _run_tool(name: str, *arguments: str) -> str:

@@ -12,7 +12,7 @@ from ..launch import OPS, TARGETS, Launch, launches
 if TYPE_CHECKING:
     from hfcnn.network import ConvLayer, Network
 
-__all__ = ["IMAGES", "KernelCase", "cases", "float64_cases", "layer_cases", "quick_cases"]
+__all__ = ["IMAGES", "KernelCase", "cases", "layer_cases", "other_cases", "quick_cases"]
 
 #: Data sets by the shape of an image: MNIST's, and that of CIFAR10 and SVHN.
 IMAGES = {"MNIST": (28, 28, 1), "CIFAR10": (32, 32, 3)}
@@ -46,7 +46,7 @@ class KernelCase:
         Cotangents an image.
     is_first : bool
         Whether the layer is the network's first.
-    dtype : {"fp32", "fp64"}
+    dtype : {"fp32", "fp64", "bf16"}
         Type of the operands.
     where : tuple of str
         Networks and layers that have this shape, such as "cnn3 MNIST 2". Cases that differ in nothing else
@@ -136,12 +136,20 @@ def _network(name: str, shape: tuple[int, int, int]) -> Network:
     return Network.preset(name, shape, N_OUTPUTS)
 
 
-def float64_cases(
+def other_cases(
     targets: Sequence[str] = tuple(TARGETS), n_images: int = IMAGES_PER_LAUNCH
 ) -> list[KernelCase]:
-    """List every op at the shapes of cnn3 on MNIST's images in float64."""
+    """List what `cases` has not, at the shapes of cnn3 on MNIST's images: float64, and float32 without tf32.
+
+    The products of a fit, alone of all ops, are in bfloat16 too.
+    """
     found = cases(("cnn3",), targets, images=("MNIST",), n_images=n_images)
-    unique = {replace(case, precision="ieee", dtype="fp64"): case.where for case in found}
+    unique: dict[KernelCase, tuple[str, ...]] = {}
+    for precision, dtype in (("ieee", "fp64"), ("ieee", "fp32"), ("tf32", "bf16")):
+        for case in found:
+            if dtype == "fp64" or case.layer is not None:
+                if dtype != "bf16" or (case.precision == "tf32" and "gram" not in case.op):
+                    unique[replace(case, precision=precision, dtype=dtype)] = case.where
     return [replace(case, where=where) for case, where in unique.items()]
 
 
@@ -165,14 +173,15 @@ def _cotangents(op: str, precision: str) -> tuple[int, ...]:
 def quick_cases(
     targets: Sequence[str] = tuple(TARGETS), n_images: int = IMAGES_PER_LAUNCH
 ) -> list[KernelCase]:
-    """List a sample of the middle layer of cnn3: all ops for sm_90, two for others, two in float64."""
+    """List a sample of the middle layer of cnn3: all ops for sm_90, two for others, three in other types."""
     sample = []
     for case in cases(("cnn3",), targets, images=("MNIST",), n_images=n_images):
         is_middle = case.layer is None or case.where == ("cnn3 MNIST 2",)
         if is_middle and case.precision == "tf32" and case.n_outputs == (10 if "jac" in case.op else 1):
             if case.target == "sm_90" or case.op in ("conv_jvp", "conv_vjp_weight"):
                 sample.append(case)
-    for case in float64_cases(targets, n_images):
+    for case in other_cases(targets, n_images):
         if case.where == ("cnn3 MNIST 2",) and case.target == "sm_90" and case.n_outputs == 1:
-            sample += [case] * (case.op in ("conv_vjp_input", "conv_vjp_weight"))
+            is_wide = case.dtype == "fp64" and case.op in ("conv_vjp_input", "conv_vjp_weight")
+            sample += [case] * (is_wide or (case.dtype == "bf16" and case.op == "conv_jvp"))
     return sample

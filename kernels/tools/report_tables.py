@@ -273,7 +273,8 @@ def op_name(case: KernelCase) -> str:
     """Op, and how many cotangents an image share one code."""
     many = case.n_outputs > 1 and case.op == "conv_vjp_input"
     name = f"{case.op} x{case.n_outputs}" if many else case.op
-    return name if case.dtype == "fp32" else f"{name}, float64"
+    dtypes = {"fp64": ", float64", "bf16": ", bfloat16"}
+    return name + dtypes.get(case.dtype, "")
 
 
 def layer_name(case: KernelCase) -> str:
