@@ -137,7 +137,7 @@ def compile_launch(launch: Launch, target: Target, scalars: Mapping[str, int] | 
         return MachineCode(error=_reason(error), seconds=time.perf_counter() - start)
     seconds = time.perf_counter() - start
     shared, asm = int(compiled.metadata.shared), compiled.asm
-    dots, units = count_dots(asm["ttir"]), count_units(asm["ttgir"])
+    dots, units = count_dots(asm["ttir"]), dict(count_units(asm["ttgir"]))
     if "cubin" in asm:
         code, listing = inspect_cubin(asm["cubin"], shared=shared, dots=dots, seconds=seconds)
         instructions = parse_machine_code(listing)
