@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -12,7 +14,7 @@ from torch import Tensor
 
 from hfcnn.memory import free_bytes, is_allocation_failure
 
-__all__ = ["Block", "ImageReader", "Indices"]
+__all__ = ["Block", "ImageReader", "Indices", "PreparedImages"]
 
 Indices: TypeAlias = "NDArray[np.int64] | slice"
 
@@ -21,6 +23,33 @@ RESIDENT_SHARE = 0.4
 
 #: Bytes that are copied at a time where all images are moved to the device.
 CHUNK_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class PreparedImages:
+    """Images as they are stored, and what each batch of them goes through on the device.
+
+    Attributes
+    ----------
+    stored : Tensor or array of shape (l, H, W, C)
+        Images of any real dtype.
+    prepare : callable
+        Takes images (N, H, W, C) of that dtype, on the device; returns as many of floating-point numbers.
+    dtype : numpy dtype
+        float64 or float32: what `prepare` returns.
+    """
+
+    stored: Any
+    prepare: Callable[[Tensor], Tensor]
+    dtype: np.dtype[Any]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(l, H, W, C)."""
+        return tuple(self.stored.shape)
+
+    def __len__(self) -> int:
+        return len(self.stored)
 
 
 class ImageReader:
@@ -37,11 +66,16 @@ class ImageReader:
         Images of any real dtype, memory-mapped arrays included.
     device : torch.device
         Where they are wanted.
+    prepare : callable or None
+        That of `PreparedImages`, if the images are to be prepared there.
     """
 
-    def __init__(self, images: Any, device: torch.device) -> None:
+    def __init__(
+        self, images: Any, device: torch.device, prepare: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
         self.images = images
         self.device = device
+        self._prepare = prepare
         self._is_remote = is_remote(images, device)
         self._reads_ahead = self._is_remote or is_on_disk(images)
         self._is_settled = not self._is_remote
@@ -64,9 +98,9 @@ class ImageReader:
             self._is_settled = True
             self._resident = self._copy_all()
         if self._resident is not None:
-            return _rows(self._resident, index).to(dtype).contiguous()
+            return self.as_wanted(_rows(self._resident, index), dtype)
         if not self._reads_ahead:
-            return _on_host(self.images, index).to(device=self.device, dtype=dtype).contiguous()
+            return self.as_wanted(_on_host(self.images, index).to(self.device), dtype)
         ahead, self._ahead = self._ahead, None
         if ahead is None or not ahead.is_of(index, dtype):
             ahead = _Ahead(self, index, dtype)
@@ -74,6 +108,11 @@ class ImageReader:
         if next_index is not None:
             self._ahead = _Ahead(self, next_index, dtype)
         return part
+
+    def as_wanted(self, part: Tensor, dtype: torch.dtype) -> Tensor:
+        """Prepare and convert images that are on the device."""
+        part = part if self._prepare is None else self._prepare(part)
+        return part.to(dtype).contiguous()
 
     def _copy_all(self) -> Tensor | None:
         """Copy all images to the device as they are, chunk by chunk; None where they take too much of it."""
@@ -154,16 +193,16 @@ class _Ahead:
         return self._part
 
     def _read(self) -> None:
-        device = self._reader.device
+        reader, device = self._reader, self._reader.device
         try:
-            host = _on_host(self._reader.images, self._index)
+            host = _on_host(reader.images, self._index)
             if device.type == "cuda":
                 with torch.cuda.device(device), torch.cuda.stream(torch.cuda.Stream(device)):  # type: ignore[no-untyped-call]
-                    self._part = send(host.pin_memory(), device).to(self._dtype).contiguous()
+                    self._part = reader.as_wanted(send(host.pin_memory(), device), self._dtype)
                     self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
                     self._event.record()
             else:
-                self._part = send(host, device).to(self._dtype).contiguous()
+                self._part = reader.as_wanted(send(host, device), self._dtype)
         except BaseException as error:  # raised where the batch is asked for
             self._error = error
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from hfcnn.backend import TORCH, Backend
 from hfcnn.batches import Batch, Contribution, ImageSums, Result, Room, Share, Span
 from hfcnn.cost import choose_batch_size
-from hfcnn.image_reader import Block, ImageReader, Indices
+from hfcnn.image_reader import Block, ImageReader, Indices, PreparedImages
 from hfcnn.memory import keep_heap
 from hfcnn.network import Network
 from hfcnn.ranks import EXCHANGES, Ranks, SharedSum, joined_numbers
@@ -44,9 +44,9 @@ class Images:
     ----------
     network : Network
         The network that reads them.
-    images : Tensor or array of shape (l, H, W, C)
-        Images of any real dtype, memory-mapped arrays included: only the batch at hand is read, converted and
-        moved to the device.
+    images : Tensor, array or PreparedImages of shape (l, H, W, C)
+        Images of any real dtype, memory-mapped arrays included: only the batch at hand is read, moved to the
+        device and converted there.
     labels : Tensor of shape (l,) or None
         Class indices.
     weight : Tensor of shape (l,) or None
@@ -103,6 +103,9 @@ class Images:
         self.ranks = ranks
         self.indices: NDArray[np.int64] | None = None
         self._start, self._n_all = 0, len(images)
+        prepare = None
+        if isinstance(images, PreparedImages):
+            images, prepare = images.stored, images.prepare
         if ranks is not None and shard == "block":
             self._start, stop = ranks.block(len(images))
             images = Block(images, self._start, stop)
@@ -113,7 +116,7 @@ class Images:
             self._start, self._n_all = sum(sizes[: ranks.rank]), sum(sizes)
         self.labels = None if labels is None else labels.to(backend.device)
         self.weight = None if weight is None else weight.to(backend.device)
-        self._reader = ImageReader(images, backend.device)
+        self._reader = ImageReader(images, backend.device, prepare)
         self._own: NDArray[np.int64] | None = None
         self._places: NDArray[np.int64] | None = None  # of this process's images among those that count
         self._parent: Images | None = None

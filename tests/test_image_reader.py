@@ -7,7 +7,8 @@ import pytest
 import torch
 from networks import BY_NAME
 
-from hfcnn import GaussNewton, NewtonCNNClassifier, Objective
+from hfcnn import GaussNewton, ImageScaler, NewtonCNNClassifier, Objective
+from hfcnn.estimator.scaling import ScaleBatch
 from hfcnn.image_reader import ImageReader, is_on_disk, is_remote
 
 CASE = BY_NAME["two-layers"]
@@ -50,7 +51,7 @@ def test_where_images_have_to_move(tmp_path):
 
 @pytest.mark.parametrize("chunk", [1, 100, 2**26])
 def test_a_fit_moves_each_image_once(chunk, gpu, pixels, monkeypatch):
-    """In its own type, one byte a pixel: it is converted on the device, where S is gathered too."""
+    """In its own type, one byte a pixel: it is scaled on the device, where S is gathered too."""
     monkeypatch.setattr("hfcnn.image_reader.CHUNK_BYTES", chunk)
     labels = np.arange(L) % 3
     settings = {
@@ -60,7 +61,6 @@ def test_a_fit_moves_each_image_once(chunk, gpu, pixels, monkeypatch):
         "batch_size": 4,
         "sampling_rate": 0.5,
         "memory": 0,
-        "scale": False,
     }
     plain = NewtonCNNClassifier(CASE.network, **settings).fit(pixels, labels)
     sent = gpu(free=10 * pixels.nbytes)
@@ -68,6 +68,20 @@ def test_a_fit_moves_each_image_once(chunk, gpu, pixels, monkeypatch):
     assert sum(n for n, *_ in sent) == L, "images that moved"
     assert {dtype for _, dtype, _ in sent} == {torch.uint8}
     assert np.array_equal(classifier.theta_, plain.theta_)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "bool", "float16", "float32", "float64"])
+def test_scaling_on_the_device_has_the_bits_of_the_scaler(dtype, monkeypatch):
+    rng = np.random.default_rng(3)
+    images = rng.integers(0, 2 if dtype == "bool" else 200, (L, 5, 4, 3)).astype(dtype)
+    images[3] = images[3, 0, 0, 0]  # all pixels alike
+    if dtype == "float64":
+        images[5, 0, :2, 0] = -1e308, 1.5e308  # whose difference overflows
+    scaler = ImageScaler().fit(images)
+    monkeypatch.setattr("hfcnn.estimator.scaling.CHUNK", 5 * 4 * 3 * 7)
+    found = ScaleBatch(scaler.mean_)(torch.from_numpy(images)).numpy()
+    wanted = scaler.transform(images)
+    assert found.dtype == wanted.dtype and np.array_equal(found, wanted)
 
 
 def test_images_that_take_too_much_of_the_device_come_batch_by_batch_and_ahead(gpu, pixels):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hfcnn.backend import Backend, get_backend
 from hfcnn.estimator.images import ImageShape, assert_images_finite, view_images
 from hfcnn.estimator.labels import Array
-from hfcnn.estimator.scaling import ScaledImages, ScaleImages
+from hfcnn.estimator.scaling import ScaleImages, scaled_images
 from hfcnn.estimator.threads import with_threads
 from hfcnn.files import check_output_path, write_atomically
 from hfcnn.loss import Loss, get_loss
@@ -242,9 +242,9 @@ class FittedCNN(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return outputs(self.network_, theta, self._scaled(images), backend, self.batch_size)
 
     def _scaled(self, images: Any) -> Any:
-        """Checked images as the network takes them: scaled when they are read, if the fit's were."""
+        """Checked images as the network takes them: scaled batch by batch, if the fit's were."""
         scaler: ImageScaler | None = getattr(self, "scaler_", None)  # pickles may be older than it
-        return images if scaler is None else ScaledImages(images, scaler)
+        return images if scaler is None else scaled_images(images, scaler)
 
     def _view_images(self, X: Any, *, reset: bool, name: str = "X") -> Array:
         return view_images(self, X, self.image_shape, reset=reset, name=name)

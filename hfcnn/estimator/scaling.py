@@ -1,8 +1,6 @@
-"""Raw pixels straight into `fit`: the paper's scaling inside the classifier, batch by batch."""
+"""Raw pixels straight into `fit`: the paper's scaling, batch by batch on the device that computes."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import torch
@@ -10,9 +8,10 @@ from torch import Tensor, nn
 
 from hfcnn.estimator.images import Rows, chunks
 from hfcnn.estimator.labels import Array
+from hfcnn.image_reader import PreparedImages
 from hfcnn.preprocessing import ImageScaler
 
-__all__ = ["ScaleImages", "ScaledImages", "fit_scaler", "holds_pixels", "joined"]
+__all__ = ["ScaleBatch", "ScaleImages", "fit_scaler", "holds_pixels", "joined", "scaled_images"]
 
 #: Values that are looked at, or scaled, at a time.
 CHUNK = 2**18
@@ -21,46 +20,13 @@ CHUNK = 2**18
 LARGEST_PIXEL = 65535
 
 
-class ScaledImages:
-    """Images that are scaled when they are read: no scaled copy of them is kept.
-
-    Parameters
-    ----------
-    images : ndarray or Rows of shape (l, H, W, C)
-        The images as they came.
-    scaler : ImageScaler
-        Fitted.
-    """
-
-    def __init__(self, images: Array | Rows, scaler: ImageScaler) -> None:
-        self.images = images
-        self.scaler = scaler
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(l, H, W, C)."""
-        return self.images.shape
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """float64 for float64 images, float32 for all others."""
-        return np.dtype(np.float64 if self.images.dtype == np.float64 else np.float32)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: Any) -> Array:
-        """Read and scale the images at `index`, a slice or an int64 array."""
-        return self.scaler.transform(self.images[index])
-
-
 class ScaleImages(nn.Module):
-    """`ImageScaler.transform` as a module: images (N, C, H, W) of raw pixels in.
+    """`ImageScaler.transform` as a module: images of raw pixels in, of any type and on any device.
 
     Parameters
     ----------
-    mean : Tensor of shape (C, H, W)
-        Mean of the scaled training images.
+    mean : Tensor of the shape of an image
+        Mean of the scaled training images; arithmetic is of its type.
     """
 
     mean: Tensor
@@ -71,10 +37,49 @@ class ScaleImages(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Scale each image by its own extremes and subtract the mean."""
-        x = images.to(self.mean)
+        x = 0.5 * images.to(self.mean)  # which is exact, so that max - min cannot overflow
         low, high = x.amin((1, 2, 3), keepdim=True), x.amax((1, 2, 3), keepdim=True)
         span = torch.where(high == low, 1, high - low)
         return (x - low) / span - self.mean
+
+
+class ScaleBatch:
+    """`ImageScaler.transform` bit for bit, in float64 on a few images at a time, wherever they are.
+
+    Parameters
+    ----------
+    mean : float64 array of shape (H, W, C)
+        Mean of the scaled training images.
+    """
+
+    def __init__(self, mean: Array) -> None:
+        self._scale = ScaleImages(torch.tensor(mean, dtype=torch.float64))  # a copy: it may be read-only
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Images (N, H, W, C), scaled; float64 stays float64, every other type gives float32."""
+        scale = self._scale.to(images.device)
+        wide = images.dtype == torch.float64
+        result = torch.empty(
+            images.shape, dtype=torch.float64 if wide else torch.float32, device=images.device
+        )
+        step = max(1, CHUNK // scale.mean.numel())
+        for start in range(0, len(images), step):
+            result[start : start + step] = scale(images[start : start + step])
+        return result
+
+
+def scaled_images(images: Array | Rows, scaler: ImageScaler) -> PreparedImages:
+    """Images that are scaled where they are used: they are kept and moved as they came.
+
+    Parameters
+    ----------
+    images : ndarray or Rows of shape (l, H, W, C)
+        Checked images.
+    scaler : ImageScaler
+        Fitted.
+    """
+    dtype = np.dtype(np.float64 if images.dtype == np.float64 else np.float32)
+    return PreparedImages(images, ScaleBatch(scaler.mean_.reshape(images.shape[1:])), dtype)
 
 
 def holds_pixels(images: Array | Rows) -> bool:
