@@ -126,7 +126,8 @@ def spills_in_loops(code: Sequence[Instruction]) -> int:
 def amd_spills_in_loops(amdgcn: str) -> int:
     """Count the same in AMD's assembly."""
     labels: dict[str, int] = {}
-    spills, inside = [], set()
+    spills: list[int] = []
+    inside: set[int] = set()
     for number, line in enumerate(amdgcn.splitlines()):
         if label := AMD_LABEL.match(line):
             labels[label[1]] = number

@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
 
-__all__ = ["LEAST_ROWS", "NEWEST", "Product", "count_units", "off_newest", "products"]
+__all__ = ["LEAST_ROWS", "NEWEST_UNITS", "Product", "count_units", "off_newest", "products"]
 
 #: The newest matrix instructions of each target, by the start of their names.
-NEWEST = {"sm_80": "HMMA", "sm_90": "HGMMA", "sm_100": "UTCHMMA", "gfx942": "MFMA"}
+NEWEST_UNITS = {"sm_80": "HMMA", "sm_90": "HGMMA", "sm_100": "UTCHMMA", "gfx942": "MFMA"}
 #: Rows of a product that the newest instructions need: a warp group's, or tensor memory's.
 LEAST_ROWS = {"HGMMA": 64, "UTCHMMA": 64}
 
@@ -19,7 +19,7 @@ DOT = re.compile(r"\b(ttng\.warp_group_dot|ttng\.tc_gen5_mma|tt\.dot) (.*)")
 LAYOUT = re.compile(r"^(#\w+) = #ttg\.(\w+)<")
 OPERAND = re.compile(r"<(\d+)x(\d+)x([a-z]\w*),")
 RESULT = re.compile(r"-> tensor<[^#]*(#\w+)")
-UNITS = {"ttng.warp_group_dot": "HGMMA", "ttng.tc_gen5_mma": "UTCHMMA"}
+UNIT_OF_DOT = {"ttng.warp_group_dot": "HGMMA", "ttng.tc_gen5_mma": "UTCHMMA"}
 #: The unit of a `tt.dot` by the layout of its result; others multiply on no matrix unit.
 LAYOUT_UNITS = {"nvidia_mma": "HMMA", "amd_mfma": "MFMA"}
 
@@ -44,7 +44,7 @@ def count_units(ttgir: str) -> Counter[str]:
     for match in DOT.finditer(ttgir):
         operands, result = OPERAND.findall(match[2]), RESULT.search(match[2])
         layout = layouts.get(result[1], "") if result else ""
-        unit = UNITS.get(match[1]) or LAYOUT_UNITS.get(layout, "FMA")
+        unit = UNIT_OF_DOT.get(match[1]) or LAYOUT_UNITS.get(layout, "FMA")
         found[f"{unit} {operands[0][0]}x{operands[1][1]} {operands[0][2]}"] += 1
     return found
 
@@ -65,13 +65,13 @@ def off_newest(target: str, units: Mapping[str, int], *, is_tf32: bool) -> list[
     Parameters
     ----------
     target : str
-        One of `NEWEST`.
+        One of `NEWEST_UNITS`.
     units : mapping of str to int
         Of `count_units`.
     is_tf32 : bool
         Whether the kernel's dots of float32 are in tf32 or tf32x3.
     """
-    newest = NEWEST[target]
+    newest = NEWEST_UNITS[target]
     return [
         (one, one.rows >= LEAST_ROWS.get(newest, 0))
         for one in products(units)

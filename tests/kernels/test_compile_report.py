@@ -12,6 +12,7 @@ import pytest
 from hfcnn.kernels.launch import TARGETS
 from hfcnn.kernels.tools.compile_report import MAX_SPILL, _key, _row, faults, source_hash
 from hfcnn.kernels.tools.machine_code import MachineCode, compiler_environment, count_dots, inspect_amdgcn
+from hfcnn.kernels.tools.matrix_units import NEWEST_UNITS, Product, count_units, off_newest, products
 from hfcnn.kernels.tools.report_cases import USES, cases, other_cases, quick_cases
 from hfcnn.kernels.tools.report_tables import read_versions, report_markdown, version_lines
 from hfcnn.kernels.tools.roofline import GPUS, Resources, find_gpu, gpu_of_arch, occupancy, roofline
@@ -83,9 +84,12 @@ def test_compiles_for_every_target_without_a_gpu(tmp_path):
         assert code.registers > 16 and code.spilled == 0 and code.shared > 0
         assert code.dots == {"tf32": 1}
         assert len(code.matrix) == 1 and unit in next(iter(code.matrix))
+        assert {one.unit for one in products(code.units)} == {NEWEST_UNITS[target]}
         assert faults(target, code) == ()
-    assert faults("sm_80", codes["spills"]) == (f"spills {codes['spills'].spilled} bytes",)
+    found = faults("sm_80", codes["spills"])
+    assert found[0] == f"spills {codes['spills'].spilled} bytes" and "in loops" in found[1]
     assert codes["ieee"].matrix == {} and faults("sm_90", codes["ieee"]) == ()
+    assert [one.unit for one in products(codes["ieee"].units)] == ["FMA"]
     assert codes["refused"].error.startswith("CompilationError") and faults("sm_90", codes["refused"])
 
 
@@ -103,15 +107,16 @@ def test_command_compiles_once_even_where_the_interpreter_is_on(tmp_path):
     options += ["--markdown", tmp_path / "report.md"]
     result = run_python(*command, *options, interpreted=True)
     assert result.returncode == 0, result.stdout + result.stderr
-    (row,) = json.loads((tmp_path / "report.json").read_text())["rows"]
+    row, narrow = json.loads((tmp_path / "report.json").read_text())["rows"]
+    assert narrow["case"]["dtype"] == "bf16" and narrow["code"]["matrix"]["HGMMA.BF16"] > 0
     assert "cnn3 MNIST 2" in row["case"]["where"] and row["faults"] == []
     assert row["code"]["matrix"]["HGMMA.TF32"] > 0
     # 14 x 14 outputs of 64 filters over 3 x 3 x 32 inputs, two convolutions, 2 operations a multiply-add
     assert row["flops"] == 1024 * 14 * 14 * 64 * 3 * 3 * 32 * 2 * 2
     assert "conv_jvp" in (tmp_path / "report.md").read_text()
     # the second run compiles nothing: a wrong figure in the cache shows through, and fails the command
-    (file,) = (tmp_path / "cache").glob("*.json")
-    file.write_text(json.dumps({**row["code"], "spilled": 4096}))
+    for file in (tmp_path / "cache").glob("*.json"):
+        file.write_text(json.dumps({**row["code"], "spilled": 4096}))
     result = run_python(*command, *options, interpreted=True)
     assert result.returncode == 1 and "spills 4096 bytes" in " ".join(result.stdout.split())
 
@@ -126,11 +131,57 @@ def test_command_compiles_once_even_where_the_interpreter_is_on(tmp_path):
         (MachineCode(dots={"tf32x3": 2}), "matrix instructions"),
         (MachineCode(dots={"ieee": 2}), None),
         (MachineCode(error="refused"), "refused"),
+        (MachineCode(spilled=8, loop_spills=2), "2 instructions in loops"),
+        (MachineCode(matrix={"HMMA": 1}, dots={"tf32": 1}, units={"HMMA 16x64 f32": 1}), None),
+        (MachineCode(matrix={"HMMA": 1}, dots={"tf32": 1}, units={"FMA 16x64 f32": 1}), "16 rows"),
     ],
 )
 def test_faults(code, fault):
     found = faults("sm_80", code)
     assert found == () if fault is None else len(found) == 1 and fault in found[0]
+
+
+TTGIR = """
+#blocked = #ttg.blocked<{sizePerThread = [1, 4], warpsPerCTA = [4, 1]}>
+#mma = #ttg.nvidia_mma<{versionMajor = 3, versionMinor = 0, warpsPerCTA = [4, 1], instrShape = [16, 64, 8]}>
+#mma1 = #ttg.nvidia_mma<{versionMajor = 2, versionMinor = 0, warpsPerCTA = [1, 4], instrShape = [16, 8]}>
+#mma2 = #ttg.amd_mfma<{version = 3, warpsPerCTA = [4, 1], instrShape = [32, 32, 4], isTransposed = true}>
+  %a = ttng.warp_group_dot %x, %y, %z {inputPrecision = 0 : i32} : !ttg.memdesc<256x32xf32, #shared, #smem, \
+mutable> * !ttg.memdesc<32x64xf32, #shared1, #smem> -> tensor<256x64xf32, #mma> loc(#loc1)
+  %b:3 = ttng.warp_group_dot_wait %a, %x, %y {pendings = 1 : i32} : tensor<256x64xf32, #mma>
+  ttng.tc_gen5_mma %x, %y, %c, %f, %t : !ttg.memdesc<128x32xbf16, #s, #smem, mutable, 2x128x32>, \
+!ttg.memdesc<32x64xbf16, #s, #smem>, !ttg.memdesc<128x64xf32, #tmem, #ttng.tensor_memory, mutable>
+  %d = tt.dot %x, %y, %z, inputPrecision = tf32 : tensor<32x8xf32, #ttg.dot_op<{opIdx = 0, parent = #mma1}>> \
+* tensor<8x64xf32, #ttg.dot_op<{opIdx = 1, parent = #mma1}>> -> tensor<32x64xf32, #mma1> loc(#loc2)
+  %d = tt.dot %x, %y, %d, inputPrecision = tf32 : tensor<32x8xf32, #ttg.dot_op<{opIdx = 0, parent = #mma1}>> \
+* tensor<8x64xf32, #ttg.dot_op<{opIdx = 1, parent = #mma1}>> -> tensor<32x64xf32, #mma1> loc(#loc2)
+  %e = tt.dot %x, %y, %z : tensor<64x16xf32, #ttg.dot_op<{opIdx = 0, parent = #mma2}>> \
+* tensor<16x16xf32, #ttg.dot_op<{opIdx = 1, parent = #mma2}>> -> tensor<64x16xf32, #mma2> loc(#loc2)
+  %g = tt.dot %x, %y, %z : tensor<16x16xf32, #ttg.dot_op<{opIdx = 0, parent = #blocked}>> \
+* tensor<16x16xf32, #ttg.dot_op<{opIdx = 1, parent = #blocked}>> -> tensor<16x16xf32, #blocked> loc(#loc2)
+""".replace("\\\n", "")
+
+
+def test_which_unit_computes_a_dot():
+    units = count_units(TTGIR)
+    assert units == {
+        "HGMMA 256x64 f32": 1,
+        "UTCHMMA 128x64 bf16": 1,
+        "HMMA 32x64 f32": 2,
+        "MFMA 64x16 f32": 1,
+        "FMA 16x16 f32": 1,
+    }
+
+
+def test_a_dot_off_the_newest_unit_fails_where_its_shape_allows_that():
+    older = Product("HMMA", 64, 32, "f32")
+    assert off_newest("sm_90", {"HMMA 64x32 f32": 1}, is_tf32=True) == [(older, True)]
+    assert off_newest("sm_90", {"HMMA 32x64 f32": 1}, is_tf32=True) == [
+        (older._replace(rows=32, columns=64), False)
+    ]
+    assert off_newest("sm_90", {"HMMA 64x32 f32": 1}, is_tf32=False) == []
+    assert off_newest("sm_100", {"HGMMA 64x32 bf16": 1}, is_tf32=False)[0][1]
+    assert off_newest("sm_80", {"HMMA 16x16 f32": 1}, is_tf32=True) == []
 
 
 def test_reads_amd_assembly():

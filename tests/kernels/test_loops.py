@@ -3,11 +3,13 @@
 import pytest
 from hfcnn.kernels.tools.loops import (
     Loop,
+    amd_spills_in_loops,
     class_of,
     hot_loop,
     issued,
     loop_tree,
     parse_machine_code,
+    spills_in_loops,
 )
 from hfcnn.kernels.tools.roofline import gpu_of_arch
 from hfcnn.kernels.tools.trip_counts import Nest, trip_counts
@@ -82,6 +84,22 @@ def test_loops_of_machine_code():
     hot = hot_loop(code)
     assert hot.step == {"matrix": 1, "memory": 3, "integer": 0, "other": 1}
     assert hot.loads == {"128": 1, "32": 1, "8": 1}
+
+
+def test_spills_count_where_a_loop_repeats_them():
+    spilling = SASS.replace("LDG.E R5, [R6.64]", "LDL R5, [R1]").replace("MOV R1, 0x1", "STL [R1], R2")
+    assert spills_in_loops(parse_machine_code(SASS)) == 0
+    assert spills_in_loops(parse_machine_code(spilling)) == 1
+    amd = """
+        scratch_store_dword off, v1, off
+    .LBB0_1:
+        scratch_load_dword v1, off, off
+        s_cbranch_scc1 .LBB0_2
+        s_cbranch_scc0 .LBB0_1
+        scratch_load_dword v1, off, off
+    .LBB0_2:
+    """
+    assert amd_spills_in_loops(amd.replace("\n    ", "\n")) == 1
 
 
 def test_trip_counts_follow_constants_arguments_and_the_first_program():
