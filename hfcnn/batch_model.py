@@ -79,6 +79,9 @@ class BatchModel:
     observe : callable or None
         Told of each part of the batch for which there are draws for the metric, as it is linearised.
 
+    upcoming : int64 array or None
+        Batch that comes next, of which the first images are read ahead where that helps.
+
     Attributes
     ----------
     f : float
@@ -100,6 +103,7 @@ class BatchModel:
         n_curvature: int = 0,
         draw: Draw | None = None,
         observe: Observer | None = None,
+        upcoming: NDArray[np.int64] | None = None,
     ) -> None:
         self.n_images = len(batch)
         self._objective, self._loss = objective, get_loss(objective.loss)
@@ -108,15 +112,16 @@ class BatchModel:
         self._n_curvature = max(1, min(n_curvature, affordable, len(batch)))
         self._n_own_curvature = int(objective.data.is_own(batch[-self._n_curvature :]).sum())
         self._kept: list[tuple[Linearization, Tensor | None]] = []
-        middle = -(-len(batch) // 2)
-        halves = [batch[:middle], batch[middle:]] if len(batch) > 1 else [batch]
+        halves = _halves(batch)
         sums = [self._sum(theta, indices, draw, observe) for indices in halves]
+        if objective.data.reads_ahead:
+            _expect(objective.data, sums, upcoming, theta.dtype)
         first, *others = [
             self._means(half, found.value)
             for half, found in zip(sums, Images.weighted_sums(sums), strict=True)
         ]
         second = others[0] if others else first
-        share = middle / len(batch)
+        share = len(halves[0]) / len(batch)
         decay = theta / objective.C
         self.f = share * first[0] + (1 - share) * second[0] + float(theta @ theta) / (2 * objective.C)
         self.gradient = share * first[1] + (1 - share) * second[1] + decay
@@ -184,6 +189,23 @@ class BatchModel:
         self._kept.append((linear, weight))
         while self._kept and sum(len(kept.outputs) for kept, _ in self._kept[1:]) >= self._n_own_curvature:
             del self._kept[0]
+
+
+def _halves(batch: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """First and second half of a batch; of one image there is one half."""
+    middle = -(-len(batch) // 2)
+    return [batch[:middle], batch[middle:]] if len(batch) > 1 else [batch]
+
+
+def _expect(data: Images, sums: list[SetSum], upcoming: NDArray[np.int64] | None, dtype: torch.dtype) -> None:
+    """Have each set read on into the next, and the last into the first half of the upcoming batch."""
+    then = None
+    if upcoming is not None:
+        first = data.subset(_halves(upcoming)[0])
+        then = next((first.place(share.span) for share in first.shares(dtype) if share.span.size), None)
+    for each in reversed(sums):
+        each.images.expect(each.spans, then)
+        then = each.images.place(each.spans[0]) if each.spans else then
 
 
 def _draws_of(span: Span, shares: list[Share], drawn: list[ImageDraws]) -> ImageDraws:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -16,7 +17,10 @@ from hfcnn.cost import gradient_cost
 from hfcnn.memory import as_text, free_bytes, is_allocation_failure
 from hfcnn.network import Network
 
-__all__ = ["Batch", "Contribution", "ImageSums", "Result", "Room", "Share", "Span"]
+if TYPE_CHECKING:
+    from hfcnn.images import Images
+
+__all__ = ["Batch", "Contribution", "ImageSums", "Result", "Room", "SetSum", "Share", "Span"]
 
 Result = TypeVar("Result")
 
@@ -50,6 +54,25 @@ class Share(NamedTuple):
     span: Span
     places: NDArray[np.int64]
 
+    @classmethod
+    def cut(cls, n_images: int, most: int, places: NDArray[np.int64]) -> list[Share]:
+        """Cut a set into batches of even sizes, so that a few images too many cost no batch of their own.
+
+        Parameters
+        ----------
+        n_images, most : int
+            Images of the set, in all processes, and most of a batch.
+        places : int64 array
+            Which of them are of this process, upwards.
+        """
+        size = -(-n_images // -(-n_images // most))
+        starts = range(0, n_images, size)
+        bounds = np.searchsorted(places, [*starts, n_images]).tolist()
+        return [
+            cls(min(size, n_images - start), Span(*own), places[slice(*own)] - start)
+            for start, own in zip(starts, itertools.pairwise(bounds), strict=True)
+        ]
+
 
 class Batch(NamedTuple):
     """Images of a span, of shape (N, H, W, C), with labels and weights of shape (N,), on the device."""
@@ -76,6 +99,15 @@ class Contribution(NamedTuple):
     value: float = 0.0
     hits: float = 0.0
     is_last: bool = False
+
+
+class SetSum(NamedTuple):
+    """A weighted sum to make: the arguments of `Images.weighted_sum`, and the set."""
+
+    images: Images
+    spans: list[Span]
+    part: Callable[[Span, float], Contribution]
+    into: Tensor | None
 
 
 class ImageSums(NamedTuple):

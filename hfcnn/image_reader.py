@@ -77,7 +77,7 @@ class ImageReader:
         self.device = device
         self._prepare = prepare
         self._is_remote = is_remote(images, device)
-        self._reads_ahead = self._is_remote or is_on_disk(images)
+        self._is_slow = self._is_remote or is_on_disk(images)
         self._is_settled = not self._is_remote
         self._resident: Tensor | None = None
         self._ahead: _Ahead | None = None
@@ -99,7 +99,7 @@ class ImageReader:
             self._resident = self._copy_all()
         if self._resident is not None:
             return self.as_wanted(_rows(self._resident, index), dtype)
-        if not self._reads_ahead:
+        if not self._is_slow:
             return self.as_wanted(_on_host(self.images, index).to(self.device), dtype)
         ahead, self._ahead = self._ahead, None
         if ahead is None or not ahead.is_of(index, dtype):
@@ -113,6 +113,11 @@ class ImageReader:
         """Prepare and convert images that are on the device."""
         part = part if self._prepare is None else self._prepare(part)
         return part.to(dtype).contiguous()
+
+    @property
+    def reads_ahead(self) -> bool:
+        """Whether a thread reads the next batch."""
+        return self._is_slow and self._resident is None
 
     def _copy_all(self) -> Tensor | None:
         """Copy all images to the device as they are, chunk by chunk; None where they take too much of it."""
@@ -148,6 +153,16 @@ class Block:
     def __init__(self, array: Any, start: int, stop: int) -> None:
         self.array = array
         self.start, self.stop = start, stop
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(stop - start, H, W, C)."""
+        return (len(self), *self.array.shape[1:])
+
+    @property
+    def dtype(self) -> Any:
+        """Type of the array."""
+        return self.array.dtype
 
     def __len__(self) -> int:
         return self.stop - self.start

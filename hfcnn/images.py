@@ -7,10 +7,9 @@ here, by `Images.weighted_sum`.
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hfcnn.backend import TORCH, Backend
-from hfcnn.batches import Batch, Contribution, ImageSums, Result, Room, Share, Span
+from hfcnn.batches import Batch, Contribution, ImageSums, Result, Room, SetSum, Share, Span
 from hfcnn.cost import choose_batch_size
 from hfcnn.image_reader import Block, ImageReader, Indices, PreparedImages
 from hfcnn.memory import keep_heap
@@ -26,15 +25,6 @@ from hfcnn.network import Network
 from hfcnn.ranks import EXCHANGES, Ranks, SharedSum, joined_numbers
 
 __all__ = ["Batch", "Contribution", "ImageSums", "Images", "SetSum", "Share", "Span"]
-
-
-class SetSum(NamedTuple):
-    """A weighted sum to make: the arguments of `Images.weighted_sum`, and the set."""
-
-    images: Images
-    spans: list[Span]
-    part: Callable[[Span, float], Contribution]
-    into: Tensor | None
 
 
 class Images:
@@ -119,6 +109,7 @@ class Images:
         self._reader = ImageReader(images, backend.device, prepare)
         self._own: NDArray[np.int64] | None = None
         self._places: NDArray[np.int64] | None = None  # of this process's images among those that count
+        self._following: dict[Span, Indices | None] = {}
         self._parent: Images | None = None
         self._total_weight: float | None = None
         #: Shared by all sets of the same images.
@@ -141,7 +132,7 @@ class Images:
         if self.indices is not None:
             return self._all_images().subset(self.indices[indices])
         chosen = copy.copy(self)
-        chosen._total_weight = None
+        chosen._total_weight, chosen._following = None, {}
         chosen.indices, chosen._parent = indices, self
         own = indices
         if self.ranks is not None:
@@ -186,19 +177,13 @@ class Images:
     def shares(self, dtype: torch.dtype) -> list[Share]:
         """Cut the images of all processes into batches of even sizes, alike in each of them.
 
-        A few images too many cost no batch of their own. What memory suffices for does not count: whatever is
-        drawn batch by batch is then the same in all processes, and however many there are.
+        What memory suffices for does not count: whatever is drawn batch by batch is then the same in all
+        processes, and however many there are.
         """
-        size = self._batch_size(dtype)
-        size = -(-len(self) // -(-len(self) // size))
         places = self._places
         if places is None:
             places = np.arange(self._start, self._start + self.n_own)
-        bounds = np.searchsorted(places, np.arange(0, len(self) + size, size).clip(max=len(self))).tolist()
-        return [
-            Share(min(size, len(self) - i * size), Span(start, stop), places[start:stop] - i * size)
-            for i, (start, stop) in enumerate(itertools.pairwise(bounds))
-        ]
+        return Share.cut(len(self), self._batch_size(dtype), places)
 
     def _batch_size(self, dtype: torch.dtype) -> int:
         return self.batch_size or choose_batch_size(self.network, dtype.itemsize, self.backend.device)
@@ -206,14 +191,23 @@ class Images:
     def read(self, span: Span, dtype: torch.dtype) -> Batch:
         """Read a batch: images and weights of `dtype`, on the device."""
         next_span = Span(span.stop, min(span.stop + span.size, self.n_own))
-        images = self._reader.read(
-            self._place(span), dtype, self._place(next_span) if next_span.size > 0 else None
-        )
+        guess = self.place(next_span) if next_span.size > 0 else None
+        images = self._reader.read(self.place(span), dtype, self._following.get(span, guess))
         labels = None if self.labels is None else self.labels[slice(*span)]
         weight = None if self.weight is None else self.weight[slice(*span)].to(dtype)
         return Batch(images, labels, weight)
 
-    def _place(self, span: Span) -> Indices:
+    @property
+    def reads_ahead(self) -> bool:
+        """Whether it helps to know what will be read next."""
+        return self._reader.reads_ahead
+
+    def expect(self, spans: list[Span], then: Indices | None) -> None:
+        """Say in which order batches will be read, and which images, by `place`, after them."""
+        places = [self.place(span) for span in spans[1:]]
+        self._following = dict(zip(spans, [*places, then], strict=True)) if spans else {}
+
+    def place(self, span: Span) -> Indices:
         """Where the images of a span are among all of this process."""
         return slice(*span) if self._own is None else self._own[slice(*span)]
 

@@ -150,14 +150,9 @@ class _Epoch:
         """Go through all images once."""
         began, away = time.perf_counter(), 0.0
         state, options, objective = self.before, self.options, self.objective
-        steps, size = [], 0
-        rest = self.rng.permutation(objective.n_images)
-        while len(rest):
-            size = self._batch_size()
-            if len(rest) < 1.5 * size:
-                size = len(rest)
-            steps.append(self._step(rest[:size]))
-            rest = rest[size:]
+        steps, batches = [], self._batches()
+        for batch, upcoming in zip(batches, [*batches[1:], None], strict=True):
+            steps.append(self._step(batch, upcoming))
             if after_step is not None:
                 left = time.perf_counter()
                 after_step(state.passes + self.passes / objective.n_images, self.point, self.average)
@@ -179,7 +174,7 @@ class _Epoch:
             f=found.value if is_better else state.f,
             training_accuracy=found.accuracy if is_better else state.training_accuracy,
             step=float(np.mean(steps)),
-            gradient_images=size,
+            gradient_images=len(batches[-1]),
             n_returns=state.n_returns + self.n_returns,
             n_stalled=0 if has_fallen else state.n_stalled + 1,
             passes=state.passes + self.passes / objective.n_images,
@@ -193,12 +188,20 @@ class _Epoch:
             seconds=state.seconds + time.perf_counter() - began - away,
         )
 
-    def _batch_size(self) -> int:
+    def _batches(self) -> list[NDArray[np.int64]]:
+        """Cut a permutation of all images: larger batches the more images have been seen."""
         options, n_images = self.options, self.objective.n_images
-        wanted = max(options.batch_size, int(options.batch_growth * self.scalars["n_seen"]))
-        return min(options.max_batch_size, max(32, n_images // 4), wanted)
+        rest, n_seen, batches = self.rng.permutation(n_images), self.scalars["n_seen"], []
+        while len(rest):
+            wanted = max(options.batch_size, int(options.batch_growth * n_seen))
+            size = min(options.max_batch_size, max(32, n_images // 4), wanted)
+            if len(rest) < 1.5 * size:
+                size = len(rest)
+            batches.append(rest[:size])
+            rest, n_seen = rest[size:], n_seen + size
+        return batches
 
-    def _step(self, batch: NDArray[np.int64]) -> float:
+    def _step(self, batch: NDArray[np.int64], upcoming: NDArray[np.int64] | None) -> float:
         """Take a step on a batch and return its alpha."""
         options, scalars = self.options, self.scalars
         n_steps = scalars["n_steps"]
@@ -206,7 +209,7 @@ class _Epoch:
         scalars["n_steps"] += 1
         scalars["n_seen"] += len(batch)
         has_statistics = not is_warm or n_steps % options.statistics_every == 0
-        model = self._model(batch, options.statistics_images if has_statistics else 0)
+        model = self._model(batch, upcoming, options.statistics_images if has_statistics else 0)
         if not self._is_in_line(model):
             self.metric.discard()
             self._return()
@@ -229,7 +232,9 @@ class _Epoch:
         self.point = self.point + alpha * direction
         return alpha
 
-    def _model(self, batch: NDArray[np.int64], n_statistics: int) -> BatchModel:
+    def _model(
+        self, batch: NDArray[np.int64], upcoming: NDArray[np.int64] | None, n_statistics: int
+    ) -> BatchModel:
         """Evaluate f and gradients on a batch; renew the factors from its first `n_statistics` images."""
         network, how = self.objective.network, self.options.augment
         wanted = n_statistics
@@ -244,7 +249,8 @@ class _Epoch:
         def observe(linear: Linearization, weights: Tensor | None, draws: FactorDraws) -> None:
             self.metric.add(linear, self.loss, weights, draws)
 
-        model = BatchModel(self.objective, self.point, batch, self.options.curvature_images, draw, observe)
+        n_curvature = self.options.curvature_images
+        model = BatchModel(self.objective, self.point, batch, n_curvature, draw, observe, upcoming)
         self.passes += len(batch) + 0.5 * (n_statistics - wanted) + 0.5 * model.n_curvature
         return model
 

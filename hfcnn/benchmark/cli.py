@@ -25,6 +25,7 @@ from hfcnn.benchmark.profiling import measure_profile
 from hfcnn.benchmark.regularization import run_trials
 from hfcnn.benchmark.rows import show_rows
 from hfcnn.benchmark.scaling import Cluster, Workload, measure_scaling, predict_scaling
+from hfcnn.benchmark.streaming import measure_streaming
 from hfcnn.commands import Commands, print_line
 from hfcnn.network import Network
 
@@ -164,6 +165,21 @@ def scaling(
         None,
         None,
     )
+
+
+@app.command()
+def streaming(
+    shards: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="Number of shards of 11.7 MiB; may be repeated. [default: 25 100]"),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="MiB that a fit may take.")] = 160,
+    json_file: JsonFile = None,
+    markdown: Markdown = None,
+) -> None:
+    """Peak memory of fits whose images are in shards on disk, and do not fit into memory (Linux)."""
+    groups = {f"{n} shards": measure_streaming(n, limit * 2**20) for n in shards or [25, 100]}
+    show_rows("streaming", groups, json_file, markdown)
 
 
 @app.command()

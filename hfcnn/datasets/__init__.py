@@ -3,6 +3,7 @@
 from hfcnn.datasets.arrays import to_arrays
 from hfcnn.datasets.files import DatasetError, MissingPartError
 from hfcnn.datasets.loading import load
+from hfcnn.datasets.shards import Shards
 from hfcnn.datasets.unlabelled import load_images
 
-__all__ = ["DatasetError", "MissingPartError", "load", "load_images", "to_arrays"]
+__all__ = ["DatasetError", "MissingPartError", "Shards", "load", "load_images", "to_arrays"]

@@ -91,7 +91,7 @@ def size_and_color(shape: Shape) -> tuple[tuple[int, int], Color | None]:
     return shape[:2], colors.get(shape[2])
 
 
-def check_shape(X: NDArray[Any], wanted: Wanted, source: str | Path) -> None:
+def check_shape(shape: tuple[int, ...], wanted: Wanted, source: str | Path) -> None:
     """Compare the shape of images, (n, height, width, channels), with what was asked for.
 
     Raises
@@ -99,7 +99,7 @@ def check_shape(X: NDArray[Any], wanted: Wanted, source: str | Path) -> None:
     DatasetError
         If they are of another shape, size or colour.
     """
-    shape = X.shape[1:]
+    shape = shape[1:]
     if wanted.image_shape is not None and shape != wanted.image_shape:
         raise DatasetError(f"{source}: images of shape {shape}; expected image_shape={wanted.image_shape}")
     # only image files are brought to a size and colour: arrays are taken as they are, or not at all

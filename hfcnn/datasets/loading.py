@@ -14,6 +14,7 @@ from hfcnn.datasets.decode import check_color, check_shape, check_size
 from hfcnn.datasets.files import Budget, Color, DatasetError, Wanted, default_limit
 from hfcnn.datasets.pixels import check_image_shape
 from hfcnn.datasets.recognize import only_dataset_errors, read
+from hfcnn.datasets.shards import Shards
 
 __all__ = ["DatasetError", "budget_for", "load", "with_channels"]
 
@@ -27,7 +28,7 @@ def load(
     color: Color | None = None,
     zero_based: bool | Literal["auto"] = "auto",
     max_bytes: int | None = None,
-) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+) -> tuple[Any, NDArray[Any]]:
     """Load one part of an image data set from a file or a folder.
 
     The format is found by content; gzip, bzip2 and xz compression too. Nothing in a file is executed:
@@ -53,6 +54,9 @@ def load(
           a file, or a folder such as Kaggle's with ``train.csv`` and ``test.csv``;
         - LIBSVM text, as of its pages of data sets; see Notes;
         - simpleNN's ``.mat``: ``y`` and ``Z`` of shape (n, pixels), dense or sparse; see Notes;
+        - a folder of ``.npy`` files, for more images than memory holds: ``X-000.npy``, ``X-001.npy``, ... of
+          images, uint8, and ``y-000.npy``, ... of their labels, or one ``y.npy`` of all; with parts,
+          ``X_train-000.npy`` and so on; also ``images``, ``labels`` or ``data``, ``target`` in their place;
         - a folder of image files (PNG, JPEG, BMP, WebP, TIFF, GIF, PPM) in one sub-folder per class, whose
           name is the label; what lies deeper belongs to the class too. Below ``train`` and ``test`` (or
           ``Training``, ``test_set``, ...; ``val`` where there is no test folder) if these are there. Needs
@@ -82,7 +86,8 @@ def load(
     Returns
     -------
     X : ndarray of shape (n, height, width, channels), uint8
-        Images, C-contiguous and writable.
+        Images, C-contiguous and writable. Of ``.npy`` files a `Shards`, which reads images when it is
+        indexed, and takes none of `max_bytes`.
     y : ndarray of shape (n,), int64 or str
         Labels as they are in the file, not renumbered; text in Unicode's form NFC.
 
@@ -143,15 +148,18 @@ def budget_for(path: Path, max_bytes: int | None) -> Budget:
     return Budget(int(max_bytes))
 
 
-def with_channels(X: NDArray[Any], wanted: Wanted, path: Path) -> NDArray[np.uint8]:
+def with_channels(X: Any, wanted: Wanted, path: Path) -> Any:
     """Bring images to their final form, uint8 of shape (n, height, width, channels), or say why not."""
+    if isinstance(X, Shards):
+        check_shape(X.shape, wanted, path)
+        return X
     if X.ndim == 3:
         X = X[..., None]
     if X.ndim != 4 or X.size == 0:
         raise DatasetError(
             f"{path}: images of shape {X.shape}; expected (n, height, width[, channels]), n > 0"
         )
-    check_shape(X, wanted, path)
+    check_shape(X.shape, wanted, path)
     return np.require(X, np.uint8, ["C", "W"])
 
 

@@ -26,7 +26,7 @@ from hfcnn.datasets.files import (
 from hfcnn.datasets.pickles import text_array
 from hfcnn.datasets.pixels import flat_to_images, to_uint8
 
-__all__ = ["read_npz"]
+__all__ = ["IMAGE_ARRAYS", "LABEL_ARRAYS", "array_header", "read_array", "read_npz"]
 
 #: Names of arrays of images and of labels, in small letters: of a set, or with the part before or after.
 IMAGE_ARRAYS = ("x", "images", "image", "data")
@@ -86,23 +86,37 @@ def _array(archive: zipfile.ZipFile, name: str, path: Path, budget: Budget) -> N
             f"{source}: compressed by method {info.compress_type}; expected stored or deflated"
         )
     with archive.open(info) as member:
-        version = npy.read_magic(member)
-        if version == (1, 0):
-            shape, is_fortran, dtype = npy.read_array_header_1_0(member)
-        else:
-            shape, is_fortran, dtype = npy.read_array_header_2_0(member)
-        size = info.file_size - member.tell()
-        if dtype.kind == "O":
-            budget.take(size, source)
-            return text_array(read_exactly(member, size, source), source, budget).reshape(shape)
-        if dtype.kind not in "biufcSU" or dtype.subdtype is not None:
-            raise DatasetError(f"{source}: of type {dtype}; expected numbers or text")
-        if min(shape, default=0) < 0 or size != dtype.itemsize * math.prod(shape):
-            raise DatasetError(
-                f"{source}: {size} bytes of numbers; expected those of shape {shape} and type {dtype}"
-            )
+        return read_array(member, info.file_size, source, budget)
+
+
+def array_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether in Fortran's order, and type of the array in an open `.npy` file, which begins there."""
+    if npy.read_magic(file) == (1, 0):
+        return npy.read_array_header_1_0(file)
+    return npy.read_array_header_2_0(file)
+
+
+def read_array(file: IO[bytes], n_bytes: int, source: str, budget: Budget) -> NDArray[Any]:
+    """Read the array of an open `.npy` file of so many bytes, once its header fits them and the budget.
+
+    Raises
+    ------
+    DatasetError
+        If it does not, or the array is of no numbers and no text.
+    """
+    shape, is_fortran, dtype = array_header(file)
+    size = n_bytes - file.tell()
+    if dtype.kind == "O":
         budget.take(size, source)
-        numbers = np.frombuffer(read_exactly(member, size, source), dtype) if size else np.empty(0, dtype)
+        return text_array(read_exactly(file, size, source), source, budget).reshape(shape)
+    if dtype.kind not in "biufcSU" or dtype.subdtype is not None:
+        raise DatasetError(f"{source}: of type {dtype}; expected numbers or text")
+    if min(shape, default=0) < 0 or size != dtype.itemsize * math.prod(shape):
+        raise DatasetError(
+            f"{source}: {size} bytes of numbers; expected those of shape {shape} and type {dtype}"
+        )
+    budget.take(size, source)
+    numbers = np.frombuffer(read_exactly(file, size, source), dtype) if size else np.empty(0, dtype)
     return numbers.reshape(shape, order="F" if is_fortran else "C")
 
 

@@ -7,7 +7,9 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
+
+from numpy.typing import NDArray
 
 from hfcnn.datasets.cifar import CIFAR_BATCH, PICKLE, read_cifar
 from hfcnn.datasets.decode import looks_like_image
@@ -17,13 +19,14 @@ from hfcnn.datasets.idx import IMAGES_NAME, read_idx
 from hfcnn.datasets.matlab import read_mat
 from hfcnn.datasets.norb import read_norb
 from hfcnn.datasets.npz import read_npz
+from hfcnn.datasets.shards import SHARD, Shards, read_shards
 from hfcnn.datasets.svmlight import read_svmlight
 from hfcnn.datasets.table import TABLE, TABLE_NAME, read_table
 from hfcnn.datasets.tree import visible
 
 __all__ = ["EXPECTED", "find_data_folder", "find_reader", "only_dataset_errors", "read"]
 
-Reader: TypeAlias = Callable[[Path, Wanted], Parts]
+Reader: TypeAlias = Callable[[Path, Wanted], "Parts | tuple[Shards, NDArray[Any]]"]
 
 #: What the first 512 bytes of a file, decompressed, match, and who reads it.
 FILES: tuple[tuple[bytes, Reader], ...] = (
@@ -44,17 +47,19 @@ FOLDERS: tuple[tuple[str, Reader], ...] = (
     (r"(train|test)_32x32\.mat", read_mat),
     (r".*-dat\.mat(\.gz)?", read_norb),
     (TABLE_NAME, read_table),
+    (SHARD, read_shards),
 )
 
 EXPECTED = (
-    "IDX, npz, CIFAR (binary or python), SVHN or simpleNN .mat, NORB .mat, LIBSVM text, or CSV of pixels"
+    "IDX, npz, .npy shards, CIFAR (binary or python), SVHN or simpleNN .mat, NORB .mat, LIBSVM text, "
+    "or CSV of pixels"
 )
 
 #: How deep below a folder its data set may lie: MNIST/raw in torchvision's root.
 DEEPEST_DATA = 3
 
 
-def read(path: Path, wanted: Wanted) -> Parts:
+def read(path: Path, wanted: Wanted) -> tuple[NDArray[Any] | Shards, NDArray[Any]]:
     """Images and labels as they are in a file or folder of any format, within `only_dataset_errors`.
 
     Raises

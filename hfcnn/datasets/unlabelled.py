@@ -160,4 +160,5 @@ def _read_arrays(path: Path, wanted: Wanted, split: str | None) -> NDArray[np.ui
                 raise
             wanted = replace(wanted, split="train", budget=budget_for(path, wanted.max_bytes))
             X, _ = read(path, wanted)
-        return with_channels(X, wanted, path)
+        images: NDArray[np.uint8] = with_channels(X, wanted, path)
+        return images

@@ -76,7 +76,7 @@ class CNNClassifier(CallbackSupportMixin, PlannedCNN):  # type: ignore[misc]
         ----------
         X : array-like, DataFrame or Tensor of shape (l, H, W, C), (l, H, W) or (l, n_features)
             Images of any real dtype. They are read batch by batch: no copy of them is made, so a
-            memory-mapped array may be larger than memory.
+            memory-mapped array, or `hfcnn.datasets.Shards`, may be larger than memory.
         y : array-like of shape (l,)
             Labels of any type.
         sample_weight : array-like of shape (l,), number or None, default=None

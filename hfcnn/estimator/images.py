@@ -15,6 +15,7 @@ from sklearn.utils import assert_all_finite, check_array
 from sklearn.utils.validation import validate_data
 
 from hfcnn.datasets.arrays import as_images
+from hfcnn.datasets.shards import Shards
 from hfcnn.estimator.labels import Array, check_labels, check_weights, class_indices, stratified_rows
 from hfcnn.network import PRESETS, Network
 
@@ -95,7 +96,7 @@ def view_images(estimator: Any, X: Any, image_shape: Any, *, reset: bool, name: 
     estimator : BaseEstimator
         Its `n_features_in_` and `feature_names_in_` are set or compared; the number of features is that
         of an image's values, whatever the rank of `X`.
-    X : array-like, DataFrame or Tensor of shape (l, H, W, C), (l, H, W) or (l, n_features)
+    X : array-like, Shards, DataFrame or Tensor of shape (l, H, W, C), (l, H, W) or (l, n_features)
         Images of any real dtype.
     image_shape : (int, int), (int, int, int) or None
         (H, W) or (H, W, C). Without it flat images are square and gray if their number of values is a
@@ -107,8 +108,8 @@ def view_images(estimator: Any, X: Any, image_shape: Any, *, reset: bool, name: 
 
     Returns
     -------
-    ndarray of shape (l, H, W, C)
-        A view where possible: integers stay integers and memory-mapped arrays stay on disk.
+    ndarray or Shards of shape (l, H, W, C)
+        A view where possible: integers stay integers, and what is on disk stays there.
 
     Raises
     ------
@@ -120,8 +121,12 @@ def view_images(estimator: Any, X: Any, image_shape: Any, *, reset: bool, name: 
     """
     X = as_images(X, name)
     shape = _normal_shape(image_shape)
+    images: Any
     checks = {"dtype": "numeric", "ensure_all_finite": False}
-    if getattr(X, "ndim", 2) <= 2:
+    if isinstance(X, Shards):
+        images = _with_channels(X, shape, name)
+        _check_image_features(estimator, images, name, reset=reset)
+    elif getattr(X, "ndim", 2) <= 2:
         X = validate_data(estimator, X, reset=reset, **checks)
         if shape and X.shape[1] != math.prod(shape):
             raise ValueError(
@@ -139,7 +144,8 @@ def view_images(estimator: Any, X: Any, image_shape: Any, *, reset: bool, name: 
             f"{name} holds images of shape {images.shape[1:]}, but {type(estimator).__name__} "
             f"was fitted on images of shape {estimator.image_shape_}"
         )
-    return images
+    result: Array = images
+    return result
 
 
 def default_shape(n_features: int) -> ImageShape:
@@ -159,7 +165,7 @@ def _normal_shape(image_shape: Any) -> ImageShape | None:
     return (height, width, channels[0] if channels else 1)
 
 
-def _with_channels(X: Array, shape: ImageShape | None, name: str) -> Array:
+def _with_channels(X: Any, shape: ImageShape | None, name: str) -> Any:
     """View (l, H, W) as (l, H, W, 1), and refuse images whose channels come first."""
     if X.ndim == 3:
         return X[..., np.newaxis]
@@ -192,12 +198,12 @@ def _check_image_features(estimator: Any, images: Array, name: str, *, reset: bo
         )
 
 
-def assert_images_finite(images: Array, name: str, estimator: Any) -> None:
+def assert_images_finite(images: Any, name: str, estimator: Any) -> None:
     """Check that no value is NaN or infinite, in one pass over the images.
 
     Parameters
     ----------
-    images : ndarray of shape (l, H, W, C)
+    images : ndarray, or what reads like one, of shape (l, H, W, C)
         The images.
     name : str
         What the user calls them.

@@ -26,6 +26,7 @@ from hfcnn.estimator.parameters import Check, check_parameters, strength
 from hfcnn.estimator.run import HistoryRow, Run, history_rows
 from hfcnn.estimator.scaling import fit_scaler, holds_pixels, joined
 from hfcnn.estimator.solvers import Solver
+from hfcnn.image_reader import Block
 from hfcnn.objective import Objective
 from hfcnn.persistence import FITTED
 from hfcnn.ranks import Ranks, together
@@ -115,8 +116,8 @@ class PlannedCNN(FittedCNN, metaclass=ABCMeta):
             self._begin(images, data.classes, go_on=go_on)
             seeds = FitSeeds.draw(self.random_state) if saved is None else FitSeeds(**saved.seeds)
             held_out = self._validation_set(X_val, y_val)
-            own = slice(None) if ranks is None or self._is_given else slice(*ranks.block(len(images)))
-            assert_images_finite(images[own], "X", self)
+            own = (0, len(images)) if ranks is None or self._is_given else ranks.block(len(images))
+            assert_images_finite(Block(images, *own), "X", self)
         if ranks is not None:
             seeds = FitSeeds(**ranks.first(asdict(seeds)))
             self._check_alike(ranks, images)
