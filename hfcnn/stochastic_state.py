@@ -7,10 +7,21 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-__all__ = ["StochasticOptions", "StochasticState", "most_epochs", "steps_per_epoch"]
+__all__ = [
+    "STALL",
+    "StochasticOptions",
+    "StochasticState",
+    "most_epochs",
+    "stalled_epochs",
+    "steps_per_epoch",
+]
 
 #: Epochs of a large set, and steps of a small one, after which no run of the measurements still gained.
 MOST_EPOCHS, MOST_STEPS = 10, 400
+
+#: A run has stalled once f has not fallen by this share in so many epochs, or in so many steps if that takes
+#: longer.
+STALL, STALLED_EPOCHS, STALLED_STEPS = 0.02, 2, 40
 
 
 def most_epochs(n_images: int) -> int:
@@ -22,6 +33,17 @@ def most_epochs(n_images: int) -> int:
         Number l of training images.
     """
     return max(MOST_EPOCHS, -(-MOST_STEPS // steps_per_epoch(n_images)))
+
+
+def stalled_epochs(n_images: int) -> int:
+    """Epochs without progress after which to end.
+
+    Parameters
+    ----------
+    n_images : int
+        Number l of training images.
+    """
+    return max(STALLED_EPOCHS, -(-STALLED_STEPS // steps_per_epoch(n_images)))
 
 
 def steps_per_epoch(n_images: int) -> int:

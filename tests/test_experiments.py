@@ -18,6 +18,7 @@ from hfcnn.experiments.settings import CellSettings, state_type
 
 NEWTON = CellSettings("digits", sampling_rate=0.2, C=1.0, iterations=4, train_size=120, test_size=50)
 SG = replace(NEWTON, method="sg", sampling_rate=None, learning_rate=0.003)
+KFAC = replace(NEWTON, method="kfac", sampling_rate=None)
 
 #: Columns that a second run does not repeat.
 CLOCK = ("seconds", "load")
@@ -72,7 +73,9 @@ def run_and_keep_theta(runner, settings):
     return runner.run_cell(settings, keep), thetas
 
 
-@pytest.mark.parametrize("settings", [NEWTON, SG, replace(SG, method="sg-plain")], ids=lambda s: s.method)
+@pytest.mark.parametrize(
+    "settings", [NEWTON, SG, replace(SG, method="sg-plain"), KFAC], ids=lambda s: s.method
+)
 def test_an_interrupted_run_goes_on_bit_for_bit(make_runner, settings, tmp_path):
     runner = make_runner()
     with pytest.raises(KeyboardInterrupt):

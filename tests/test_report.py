@@ -62,17 +62,27 @@ def row(text, *starts):
     return found[0]
 
 
-@pytest.mark.parametrize(
-    ("n_train", "theirs", "ours"),
-    [(60_000, "99.27", "97.00"), (5_000, "99.27 on 60,000 images", "97.00 on 5,000 images")],
-)
-def test_numbers_of_other_sizes_say_so_in_their_cells(n_train, theirs, ours, tmp_path):
-    n_test = 10_000 if n_train == 60_000 else 2_000
-    write([make(NEWTON, [0.97], n_train=n_train, n_test=n_test)], tmp_path / "cells")
+def test_table5_has_whole_data_sets_only_and_names_what_is_missing(tmp_path):
+    part = make(replace(NEWTON, train_size=5000), [0.8], n_train=5_000)
+    fashion = make(replace(NEWTON, dataset="fashion-mnist"), [0.9])
+    write([make(NEWTON, [0.97]), part, fashion], tmp_path / "cells")
     write_report(tmp_path / "cells", tmp_path)
-    size = f"{n_train:,} / {n_test:,}" + (" (part)" if n_train < 60_000 else "")
-    cells = row((tmp_path / "table5.md").read_text(), "MNIST", size, "3-layer CNN", theirs)
-    assert cells[3:5] == [theirs, ours]
+    text = (tmp_path / "table5.md").read_text()
+    assert row(text, "MNIST", "60,000 / 10,000", "3-layer CNN")[3:5] == ["99.27", "97.00"]
+    assert row(text, "Fashion-MNIST", "60,000 / 10,000", "3-layer CNN")[3:5] == ["–", "90.00"]
+    assert "5,000" not in text and "80.00" not in text
+    assert "Not run: SVHN cnn3, CIFAR10 cnn3, smallNORB cnn3, MNIST cnn5," in text
+
+
+def test_table5_has_the_stochastic_solver(tmp_path):
+    cell = replace(NEWTON, method="kfac", sampling_rate=None, iterations=10)
+    write([make(cell, [0.98, 0.99]), make(replace(cell, seed=1), [0.98, 0.992])], tmp_path / "cells")
+    write_report(tmp_path / "cells", tmp_path)
+    text = (tmp_path / "table5.md").read_text()
+    cells = row(text, "MNIST", "60,000 / 10,000", "3-layer CNN")
+    assert cells[3:] == ["99.27", "–", "99.17 (0.003)", "–", "99.10"]
+    source = row(text, "MNIST", "60,000 / 10,000", "cnn3", "K-FAC")
+    assert source[5:9] == ["–", "2 of 10", "0, 1", "99.10 (99.00–99.20)"]
 
 
 def test_table5_shows_means_and_the_rate_that_was_searched(tmp_path):
@@ -82,7 +92,7 @@ def test_table5_shows_means_and_the_rate_that_was_searched(tmp_path):
     write_report(tmp_path / "cells", tmp_path)
     text = (tmp_path / "table5.md").read_text()
     cells = row(text, "MNIST", "60,000 / 10,000", "3-layer CNN")
-    assert cells[3:] == ["99.27", "98.50", "99.17 (0.003)", "97.12 (0.001)"]
+    assert cells[3:] == ["99.27", "98.50", "99.17 (0.003)", "97.12 (0.001)", "–"]
     assert row(text, "MNIST", "60,000", "3-layer CNN")[3:] == [
         "7",
         "80.00",
@@ -112,16 +122,13 @@ def test_table5_shows_newton_by_iteration_and_minute(tmp_path):
     assert "| 11 |" not in text
 
 
-def test_table5_says_what_is_part_unfinished_or_not_searched(tmp_path):
-    unfinished = make(replace(NEWTON, train_size=1000), [0.8], status="running", n_train=1000)
-    write(
-        [unfinished, make(replace(SG, learning_rate=0.003, train_size=1000), [0.7], n_train=1000)],
-        tmp_path / "cells",
-    )
+def test_table5_says_what_is_unfinished_or_not_searched(tmp_path):
+    unfinished = make(NEWTON, [0.8], status="running")
+    write([unfinished, make(replace(SG, learning_rate=0.003), [0.7])], tmp_path / "cells")
     write_report(tmp_path / "cells", tmp_path)
-    cells = row((tmp_path / "table5.md").read_text(), "MNIST", "1,000 / 10,000 (part)", "3-layer CNN")
-    assert cells[4] == "80.00 (unfinished) on 1,000 images"
-    assert cells[6] == "70.00 (0.003*) on 1,000 images"
+    cells = row((tmp_path / "table5.md").read_text(), "MNIST", "60,000 / 10,000", "3-layer CNN")
+    assert cells[4] == "80.00 (unfinished)"
+    assert cells[6] == "70.00 (0.003*)"
 
 
 def test_table6_shows_the_grid_beside_the_papers(tmp_path):

@@ -31,9 +31,6 @@ PASSES = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0)
 #: Colours of Okabe and Ito, then dashes of the same.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
-#: Names of data sets that the paper does not have.
-OTHER_TITLES = {"fashion-mnist": "Fashion-MNIST"}
-
 
 class Standing:
     """A contestant at one rate on one data set and network: its runs, one of each seed.
@@ -139,7 +136,7 @@ def write_contest(records: Sequence[RunRecord], output: Path, clock: str = "seco
     output.mkdir(parents=True, exist_ok=True)
     parts = ["# The contest\n", _introduction(records, clock)]
     for (dataset, network), found in standings(records, clock).items():
-        name = OTHER_TITLES.get(dataset, title(dataset))
+        name = title(dataset)
         picture = f"contest-{dataset}-{network}.png"
         _draw(found, f"{name}, {network}", clock, output / picture)
         parts += [

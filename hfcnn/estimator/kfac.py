@@ -13,13 +13,15 @@ from hfcnn.estimator.checkpoint import state_fields, state_from_fields
 from hfcnn.estimator.solvers import Solver, newest
 from hfcnn.objective import Objective
 from hfcnn.stochastic import start, stochastic
-from hfcnn.stochastic_state import StochasticOptions, StochasticState, most_epochs, steps_per_epoch
+from hfcnn.stochastic_state import (
+    STALL,
+    StochasticOptions,
+    StochasticState,
+    most_epochs,
+    stalled_epochs,
+)
 
 __all__ = ["KFAC"]
-
-#: A fit of `epochs` "auto" ends once f has not fallen by this share in so many epochs, or in so many steps if
-#: that takes longer.
-STALL, STALLED_EPOCHS, STALLED_STEPS = 0.02, 2, 40
 
 
 class KFAC(Solver[StochasticState]):
@@ -30,11 +32,10 @@ class KFAC(Solver[StochasticState]):
     def __init__(self, classifier: Any, first: int, seed: int, n_images: int) -> None:
         is_auto = classifier.epochs == "auto"
         self.last = first + (most_epochs(n_images) if is_auto else classifier.epochs)
-        n_steps = steps_per_epoch(n_images)
         self.options = StochasticOptions(
             epochs=self.last,
             tol=STALL if is_auto else 0.0,
-            patience=max(STALLED_EPOCHS, -(-STALLED_STEPS // n_steps)) if is_auto else self.last + 1,
+            patience=stalled_epochs(n_images) if is_auto else self.last + 1,
             augment=classifier.augment,
             seed=seed,
         )

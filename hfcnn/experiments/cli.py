@@ -19,7 +19,7 @@ from hfcnn.experiments import table6 as table6_module
 from hfcnn.experiments.paper import DATASETS
 from hfcnn.experiments.plan import Plan
 from hfcnn.experiments.runner import Runner, Stopped
-from hfcnn.experiments.settings import CellSettings
+from hfcnn.experiments.settings import ITERATIONS, CellSettings
 
 __all__ = ["app"]
 
@@ -39,6 +39,7 @@ class MethodName(StrEnum):
     newton = "newton"
     sg = "sg"
     sg_plain = "sg-plain"
+    kfac = "kfac"
 
 
 DataDir = Annotated[
@@ -79,6 +80,10 @@ SearchEpochs = Annotated[
 ]
 
 ALL_DATASETS = ",".join(DATASETS)
+ITERATIONS_HELP = (
+    "Newton iterations, epochs of SG, or most epochs of kfac. "
+    f"[default: {', '.join(f'{name} {number}' for name, number in ITERATIONS.items())}]"
+)
 CELLS = Path("docs/results/cells")
 NO_LIMIT = float("inf")
 
@@ -107,7 +112,7 @@ def run(
     network: Annotated[NetworkName, typer.Option(help="Network of Table 4.")] = NetworkName.cnn3,
     method: Annotated[
         MethodName,
-        typer.Option(help="sg-plain is sg without momentum and decay."),
+        typer.Option(help="sg-plain is sg without momentum and decay; kfac is the stochastic solver."),
     ] = MethodName.newton,
     C: Annotated[
         float,
@@ -116,7 +121,7 @@ def run(
     sampling_rate: Annotated[float, typer.Option(help="Newton: share of the images in each product.")] = 0.05,
     rate: Annotated[float, typer.Option(help="SG: initial learning rate.")] = 0.003,
     seed: Annotated[int, typer.Option(min=0, help="Seed of first weights and order of images.")] = 0,
-    iterations: Annotated[int, typer.Option(min=1, help="Newton iterations, or epochs of SG.")] = 100,
+    iterations: Annotated[int | None, typer.Option(min=1, help=ITERATIONS_HELP)] = None,
     train_size: TrainSize = None,
     test_size: TestSize = None,
     output: Results = CELLS,
@@ -125,17 +130,16 @@ def run(
 ) -> None:
     """Run one cell: one method, one data set, one seed."""
     console = Console()
-    is_newton = method is MethodName.newton
     with _stoppable(console):
         settings = CellSettings(
             dataset,
             network.value,
             method.value,
             C,
-            sampling_rate=sampling_rate if is_newton else None,
-            learning_rate=None if is_newton else rate,
+            sampling_rate=sampling_rate if method is MethodName.newton else None,
+            learning_rate=rate if method.value.startswith("sg") else None,
             seed=seed,
-            iterations=iterations,
+            iterations=iterations or ITERATIONS[method.value],
             train_size=train_size,
             test_size=test_size,
         )

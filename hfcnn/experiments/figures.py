@@ -22,7 +22,7 @@ __all__ = ["draw_convergence", "draw_costs", "draw_robustness"]
 
 BLUE, ORANGE, GREEN, PURPLE, GRAY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#666666"
 
-METHOD_STYLES = {"newton": (BLUE, "o"), "sg": (ORANGE, "s"), "sg-plain": (GREEN, "^")}
+METHOD_STYLES = {"newton": (BLUE, "o"), "sg": (ORANGE, "s"), "sg-plain": (GREEN, "^"), "kfac": (PURPLE, "D")}
 C_STYLES = dict(zip(C_VALUES, ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^")), strict=True))
 
 #: Markers a curve, so that one can tell the curves apart without their colours.

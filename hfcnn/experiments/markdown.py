@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hfcnn.experiments.paper import DATASETS, title
+from hfcnn.experiments.paper import DATASETS, OTHER_DATASETS, title
 from hfcnn.experiments.record import CellRecord
 from hfcnn.report import markdown_table
 
@@ -31,7 +31,7 @@ __all__ = [
 #: Where there is no number.
 MISSING = "–"
 
-METHOD_TITLES = {"newton": "Newton", "sg": "SG", "sg-plain": "SG, no momentum"}
+METHOD_TITLES = {"newton": "Newton", "sg": "SG", "sg-plain": "SG, no momentum", "kfac": "K-FAC"}
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ class SizedDataset:
 
     @property
     def is_full_size(self) -> bool:
-        """Whether these are all images that the paper has."""
-        full = DATASETS.get(self.dataset)
+        """Whether these are all images of the data set."""
+        full = (DATASETS | OTHER_DATASETS).get(self.dataset)
         return full is not None and (full.n_train, full.n_test) == (self.n_train, self.n_test)
 
 
@@ -162,7 +162,9 @@ def _provenance_row(group: list[CellRecord]) -> list[str]:
     first = group[0]
     settings = first.settings
     problem = SizedDataset(settings.dataset, first.n_train, first.n_test)
-    is_newton = settings.method == "newton"
+    rate = f"S {100 * (settings.sampling_rate or 0):g} %" if settings.sampling_rate else MISSING
+    if settings.learning_rate is not None:
+        rate = f"η₀ {settings.learning_rate:g}"
     values = [100 * record.last("test_accuracy") for record in group]
     return [
         title(settings.dataset),
@@ -170,7 +172,7 @@ def _provenance_row(group: list[CellRecord]) -> list[str]:
         settings.network,
         METHOD_TITLES[settings.method],
         f"{settings.C:g} l",
-        f"S {100 * (settings.sampling_rate or 0):g} %" if is_newton else f"η₀ {settings.learning_rate:g}",
+        rate,
         f"{_range([record.iteration for record in group])} of {settings.iterations}",
         ", ".join(str(record.settings.seed) for record in group),
         f"{accuracy(group)} ({min(values):.2f}–{max(values):.2f})",

@@ -13,6 +13,7 @@ __all__ = [
     "C_VALUES",
     "DATASETS",
     "LEARNING_RATES",
+    "OTHER_DATASETS",
     "SAMPLING_RATES",
     "TABLE5",
     "TABLE6",
@@ -62,6 +63,9 @@ DATASETS = {
     "smallnorb": PaperDataset("smallNORB", 24_300, 24_300),
 }
 
+#: Data sets that the paper does not have, described alike.
+OTHER_DATASETS = {"fashion-mnist": PaperDataset("Fashion-MNIST", 60_000, 10_000)}
+
 #: Table 5, by data set and network.
 TABLE5 = {
     ("mnist", "cnn3"): Table5Entry(99.27, 99.17, 0.003),
@@ -105,5 +109,6 @@ TABLE6 = {
 
 
 def title(dataset: str) -> str:
-    """Name of a data set as the paper writes it, or as it is where the paper has none."""
-    return DATASETS[dataset].title if dataset in DATASETS else dataset
+    """Name of a data set as the paper writes it, or as it is where it is not known."""
+    known = DATASETS | OTHER_DATASETS
+    return known[dataset].title if dataset in known else dataset

@@ -148,7 +148,8 @@ def state_path(path: Path) -> Path:
 def save_state(state: CellState, path: Path) -> None:
     """Write all that a method needs to go on: tensors as they are, the rest as JSON in the file's header."""
     content = {item.name: getattr(state, item.name) for item in fields(state)}
-    tensors = {name: value.cpu() for name, value in content.items() if isinstance(value, Tensor)}
+    # copied, as a state may name one tensor twice
+    tensors = {name: value.cpu().clone() for name, value in content.items() if isinstance(value, Tensor)}
     rest = {name: value for name, value in content.items() if name not in tensors}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, save(tensors, {"state": json.dumps(rest)}))

@@ -48,12 +48,13 @@ class Stopped(Exception):
 
 
 def build_problem(settings: CellSettings, data: ExperimentData, backend: Backend) -> tuple[Objective, Tensor]:
-    """Build the objective and the first parameters: the same for every method (Sec. 6.2)."""
+    """Build the objective and the first parameters, which are the same for every method (Sec. 6.2)."""
     network = Network.preset(settings.network, data.X_train.shape[1:], data.n_classes)
     objective = Objective(
         network,
         torch.from_numpy(data.X_train).to(backend.device),
         torch.from_numpy(data.y_train),
+        loss=settings.loss,
         C=settings.C * len(data.y_train),
         backend=backend,
     )

@@ -11,13 +11,19 @@ from torch import Tensor
 from hfcnn.newton import NewtonOptions, NewtonState, newton
 from hfcnn.objective import Objective
 from hfcnn.sgd import SGDOptions, SGDState, sgd
+from hfcnn.stochastic import stochastic
+from hfcnn.stochastic_state import STALL, StochasticOptions, StochasticState, stalled_epochs
 
-__all__ = ["METHODS", "CellSettings", "CellState", "solve", "state_type"]
+__all__ = ["ITERATIONS", "METHODS", "CellSettings", "CellState", "solve", "state_type"]
 
-CellState: TypeAlias = NewtonState | SGDState
+CellState: TypeAlias = NewtonState | SGDState | StochasticState
 
-#: Algorithm 1; Algorithm 2; Algorithm 2 without momentum and without decay of the learning rate (Sec. 6.2).
-METHODS = ("newton", "sg", "sg-plain")
+#: Algorithm 1; Algorithm 2; Algorithm 2 without momentum and without decay of the learning rate (Sec. 6.2);
+#: and, not the paper's, the stochastic solver.
+METHODS = ("newton", "sg", "sg-plain", "kfac")
+
+#: Iterations or epochs of each method unless they are given; those of the first are the paper's.
+ITERATIONS = {"newton": 100, "sg": 1000, "sg-plain": 1000, "kfac": 10}
 
 #: Bytes for kept linearisations: fixed, so that what else runs on the machine cannot change the form of the
 #: product, and with it the rounding. Holds the stored Jacobian of 5 % of any of the paper's data sets.
@@ -34,7 +40,7 @@ class CellSettings:
         Name of the data set, which is that of its file or folder without endings.
     network : {"cnn3", "cnn5"}
         Network of Table 4.
-    method : {"newton", "sg", "sg-plain"}
+    method : {"newton", "sg", "sg-plain", "kfac"}
         See `METHODS`.
     C : float
         Regularisation in units of l: 0.01 is the paper's 0.01 l.
@@ -45,7 +51,7 @@ class CellSettings:
     seed : int
         Seed of the initial weights and of the order or choice of images.
     iterations : int
-        Newton iterations, or epochs of SG.
+        Newton iterations, epochs of SG, or most epochs of the stochastic solver, which ends where it stalls.
     train_size, test_size : int or None
         Images of a stratified choice; None is all.
     fold : int or None
@@ -67,19 +73,27 @@ class CellSettings:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise ValueError(f"method must be one of {', '.join(METHODS)}; got {self.method!r}")
-        is_newton = self.method == "newton"
-        if (self.sampling_rate is None) == is_newton or (self.learning_rate is None) != is_newton:
-            raise ValueError("newton takes a sampling_rate, sg and sg-plain take a learning_rate")
+        wanted = (self.method == "newton", self.method.startswith("sg"))
+        if (self.sampling_rate is not None, self.learning_rate is not None) != wanted:
+            raise ValueError("newton takes a sampling_rate, sg and sg-plain a learning_rate, kfac neither")
 
     @property
     def name(self) -> str:
         """A file name that tells cells apart."""
-        rate = f"S{self.sampling_rate:g}" if self.method == "newton" else f"eta{self.learning_rate:g}"
-        parts = [self.dataset, self.network, self.method, f"C{self.C:g}", rate]
+        parts = [self.dataset, self.network, self.method, f"C{self.C:g}"]
+        if self.sampling_rate is not None:
+            parts.append(f"S{self.sampling_rate:g}")
+        if self.learning_rate is not None:
+            parts.append(f"eta{self.learning_rate:g}")
         parts += [f"it{self.iterations}", f"seed{self.seed}"]
         optional = {"train": self.train_size, "test": self.test_size, "fold": self.fold}
         parts += [f"{key}{value}" for key, value in optional.items() if value is not None]
         return "-".join(parts)
+
+    @property
+    def loss(self) -> str:
+        """The paper's squared loss, or cross-entropy, the stochastic solver's own."""
+        return "cross_entropy" if self.method == "kfac" else "squared"
 
     @property
     def group(self) -> tuple[Any, ...]:
@@ -87,9 +101,9 @@ class CellSettings:
         return tuple(value for key, value in asdict(self).items() if key != "seed")
 
 
-def state_type(settings: CellSettings) -> type[NewtonState] | type[SGDState]:
+def state_type(settings: CellSettings) -> type[CellState]:
     """Type of the states that `solve` yields."""
-    return NewtonState if settings.method == "newton" else SGDState
+    return {"newton": NewtonState, "kfac": StochasticState}.get(settings.method, SGDState)
 
 
 def solve(
@@ -105,11 +119,20 @@ def solve(
         Built alike for every method.
     theta0 : Tensor of shape (n,)
         First parameters.
-    state : NewtonState, SGDState or None
+    state : NewtonState, SGDState, StochasticState or None
         Go on from here.
     """
+    if settings.method == "kfac":
+        assert state is None or isinstance(state, StochasticState)
+        stochastic_options = StochasticOptions(
+            epochs=settings.iterations,
+            tol=STALL,
+            patience=stalled_epochs(objective.n_images),
+            seed=settings.seed,
+        )
+        return stochastic(objective, theta0, stochastic_options, state=state)
     if settings.method == "newton":
-        assert settings.sampling_rate is not None and not isinstance(state, SGDState)
+        assert settings.sampling_rate is not None and (state is None or isinstance(state, NewtonState))
         options = NewtonOptions(
             max_iter=settings.iterations,
             sampling_rate=settings.sampling_rate,
@@ -117,7 +140,7 @@ def solve(
             seed=settings.seed,
         )
         return newton(objective, theta0, options, state=state)
-    assert settings.learning_rate is not None and not isinstance(state, NewtonState)
+    assert settings.learning_rate is not None and (state is None or isinstance(state, SGDState))
     is_plain = settings.method == "sg-plain"
     sgd_options = SGDOptions(
         learning_rate=settings.learning_rate,
