@@ -79,7 +79,7 @@ def page(records: list[CellRecord], output: Path) -> Page | None:
         f"Mean test accuracy in per cent, with C = {C:g} l and {100 * SAMPLING_RATE:g} % of the images in S. "
         "The paper's numbers are means of five seeds after 100 Newton iterations and 1,000 epochs of SG; the "
         "last table says of how many seeds and iterations ours are. A rate with an asterisk is the paper's, "
-        "not searched for. K-FAC is the stochastic solver with cross-entropy, the default, until it stalls.\n",
+        "not searched for. K-FAC is the stochastic solver, with cross-entropy, until it stalls.\n",
         markdown_table(header, rows),
         _missing(shown),
         _searches(searches),
