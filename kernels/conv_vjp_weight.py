@@ -82,7 +82,6 @@ def _conv_vjp_weight_kernel(
         acc = tl.full((BLOCK_K, WINDOWS * BLOCK_O), 0.0, ACC)
     else:
         acc = tl.full((WINDOWS * BLOCK_O, BLOCK_K), 0.0, ACC)
-    acc_bias = tl.full((BLOCK_P, BLOCK_O), 0.0, ACC)
     n_tiles = (n_images.to(tl.int64) * (HP * WP) + BLOCK_P - 1) // BLOCK_P
     for i in range(n_tiles * i_s // N_SPLITS * GROUPS, n_tiles * (i_s + 1) // N_SPLITS * GROUPS):
         first = tl.cast(i % GROUPS, tl.int32) * AT_ONCE
@@ -111,7 +110,6 @@ def _conv_vjp_weight_kernel(
             o_z = rows_of(o_z, first, WZ, CZ, SH, SW, RW, AT_ONCE, BLOCK_P)
             is_taken = b_code[None, :, :] == first + tl.arange(0, AT_ONCE)[:, None, None]
             b_u = tl.reshape(tl.where(is_taken, b_g[None, :, :], 0.0), (AT_ONCE * BLOCK_P, BLOCK_O))
-        acc_bias += tl.where((b_code >= first) & (b_code < first + AT_ONCE), b_g, 0.0)
         b_z = tl.load(z + first_z + (o_z[:, None] + o_patch), mask=m_k, other=0.0)
         if IS_TURNED:
             acc = multiply(tl.trans(b_z), b_u, acc, PRECISION)
@@ -126,6 +124,17 @@ def _conv_vjp_weight_kernel(
         acc = tl.trans(acc)
     tl.store(partial + o_n[:, None] * SIZE + o_k[None, :], acc, mask=m_n[:, None] & m_k)
     if tl.program_id(0) == 0:
+        # apart, because the loop above has no registers left
+        acc_bias = tl.full((BLOCK_P, BLOCK_O), 0.0, ACC)
+        first = n_tiles * i_s // N_SPLITS * BLOCK_P
+        last = tl.minimum(n_tiles * (i_s + 1) // N_SPLITS * BLOCK_P, n_images.to(tl.int64) * (HP * WP))
+        o_p = tl.arange(0, BLOCK_P)
+        o_g = o_p[:, None] * O + o_o[None, :]
+        for start in range(first, last, BLOCK_P):
+            m_g = (o_p < last - start)[:, None] & (o_o < O)[None, :]
+            b_g = tl.load(g + start * O + o_g, mask=m_g, other=0.0)
+            b_code = tl.load(code + start * O + o_g, mask=m_g, other=255)
+            acc_bias += tl.where(b_code != 255, b_g, 0.0)
         tl.store(partial + O * WINDOWS * SIZE + o_o, tl.sum(acc_bias, axis=0), mask=o_o < O)
 
 

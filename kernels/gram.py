@@ -176,7 +176,8 @@ def _sum_gram_kernel(
 
 def _side(request: Request) -> int:
     """Most rows and columns of a program's block: 64 are what the newest matrix instructions need."""
-    return SMALLEST if arithmetic(request) == "sum" else min(elements(request, 64), 512)
+    most = 32 if request.dtype == "fp64" else 64  # registers hold no more
+    return SMALLEST if arithmetic(request) == "sum" else min(elements(request, most), 512)
 
 
 def _plan(

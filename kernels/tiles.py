@@ -76,20 +76,20 @@ _TABLE = {
     ("vjp_input", "gfx942", "ieee"): Tile(64, 64, 16, 4, 2),
     ("vjp_weight", "sm_80", "tf32"): Tile(16, 64, 64, 8, 3),
     ("vjp_weight", "sm_80", "tf32x3"): Tile(32, 64, 64, 8, 2, 1),
-    ("vjp_weight", "sm_80", "ieee"): Tile(16, 32, 64, 4, 2),
+    ("vjp_weight", "sm_80", "ieee"): Tile(16, 32, 64, 4, 2, 1),
     ("vjp_weight", "sm_90", "tf32"): Tile(16, 64, 128, 4, 3),
     ("vjp_weight", "sm_90", "tf32x3"): Tile(16, 64, 64, 4, 2),
-    ("vjp_weight", "sm_90", "ieee"): Tile(16, 32, 64, 4, 2),
+    ("vjp_weight", "sm_90", "ieee"): Tile(16, 32, 64, 4, 2, 1),
     ("vjp_weight", "sm_100", "tf32"): Tile(16, 64, 128, 4, 3),
     ("vjp_weight", "sm_100", "tf32x3"): Tile(16, 64, 64, 4, 2),
-    ("vjp_weight", "sm_100", "ieee"): Tile(16, 32, 64, 4, 2),
+    ("vjp_weight", "sm_100", "ieee"): Tile(16, 32, 64, 4, 2, 1),
     ("vjp_weight", "gfx942", "tf32"): Tile(16, 64, 64, 4, 2),
     ("vjp_weight", "gfx942", "ieee"): Tile(16, 64, 64, 4, 2),
 }
 #: Triton's interpreter takes as long for a large block as for a small one.
 _INTERPRETER = Tile(256, 512, 128, 4, 1)
 #: float64 sums twice as wide; "sum" holds a whole (p, k, c) block in registers.
-_FLOAT64 = {"ieee": Tile(32, 32, 16, 4, 2), "sum": Tile(16, 16, 16, 4, 1, 1)}
+_FLOAT64 = {"ieee": Tile(32, 32, 16, 4, 2), "sum": Tile(16, 16, 16, 2, 1, 1)}
 
 
 def arithmetic(request: Request) -> str:
@@ -172,7 +172,9 @@ def _fit_layer(tile: Tile, kind: str, request: Request) -> Tile:
     if kind != "vjp_weight" and depth % SMALLEST == 0:
         k = min(k, depth & -depth)
     elif kind == "vjp_input" and depth % 4:
-        k = min(k, 32)  # unaligned cotangents come one by one, and need the registers
+        k = min(
+            k, 16 if arithmetic(request) == "tf32x3" else 32
+        )  # unaligned cotangents come one by one, in registers
     c = min(tile.c, max(SMALLEST, power_of_two(columns)))
     windows = layer.pool[0] * layer.pool[1]
     at_once = patch.windows if is_joint(request) else min(tile.windows, windows & -windows)
