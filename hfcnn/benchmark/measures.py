@@ -173,21 +173,19 @@ MEMORY_PROGRAM = """
 import sys
 import numpy as np
 from hfcnn.benchmark.cases import Case
+from hfcnn.benchmark.process_memory import forget_peak, process_bytes
 from hfcnn.newton import NewtonOptions, newton
 from hfcnn.objective import Objective
 case = Case.draw(sys.argv[1], tuple(map(int, sys.argv[2].split("x"))), int(sys.argv[3]))
 objective = Objective(case.network, case.images, case.labels, C=case.C)
 objective.evaluate(case.theta, indices=np.arange(2))
-with open("/proc/self/clear_refs", "w") as file:
-    file.write("5")  # the peak counts from here
-def status(key):
-    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(key))
-before = status("VmRSS")
+forget_peak()
+before = process_bytes("VmRSS")
 options = NewtonOptions(max_iter=2, sampling_rate=float(sys.argv[4]), cg_max_iter=3, gauss_newton=sys.argv[5],
                         memory=int(sys.argv[6]))
 for state in newton(objective, case.theta, options):
     pass
-print((status("VmHWM") - before) * 1024)
+print(process_bytes("VmHWM") - before)
 """
 
 

@@ -113,7 +113,7 @@ def predict_scaling(work: Workload, cluster: Cluster, processes: list[int], jitt
 
 #: One process: times evaluations and products by turns, and writes the median seconds and its peak memory.
 WORKER = """
-import json, resource, sys, time, statistics
+import json, sys, time, statistics
 import numpy as np, torch
 import torch.distributed as dist
 folder = sys.argv[3]
@@ -121,12 +121,15 @@ rank, size, n_images, n_subset, repeats = map(int, sys.argv[1:3] + sys.argv[4:])
 torch.set_num_threads(1)
 dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous{size}", rank=rank, world_size=size)
 from hfcnn import GaussNewton, Network, Objective
+from hfcnn.benchmark.process_memory import forget_peak, process_bytes
 from hfcnn.ranks import Ranks
 network = Network.preset("cnn3", (28, 28, 1), 10)
 theta, ranks = network.init(0), Ranks.current()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 images = np.load(f"{folder}/images.npy", mmap_mode="r")
 objective = Objective(network, images, torch.arange(n_images) % 10, C=1.0, ranks=ranks)
+objective.evaluate(theta, indices=np.arange(size) * (n_images // size))
+forget_peak()
+before = process_bytes("VmRSS")
 subset = np.arange(n_subset) * (n_images // n_subset)
 matrix = GaussNewton(network, theta, objective.data, form="rop", indices=subset)
 seconds = {"evaluation": [], "product": []}
@@ -142,7 +145,7 @@ for _ in range(20 if ranks else 0):
     ranks.add_up(numbers)
 found = {name: statistics.median(times[1:]) for name, times in seconds.items()}
 found["reduce"] = (time.perf_counter() - start) / 20
-found["memory"] = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+found["memory"] = process_bytes("VmHWM") - before
 if rank == 0:
     json.dump(found, open(f"{folder}/{size}.json", "w"))
 dist.destroy_process_group()

@@ -21,29 +21,26 @@ SHARD_SHAPE = (1000, 64, 64, 3)
 #: Fits by both solvers once on a few images, then sets the limit, and fits on all: peak memory on top of
 #: what it had then. What has no room is the whole array.
 FITS_UNDER_LIMIT = """
-import json, re, resource, sys, warnings
-from pathlib import Path
+import json, resource, sys, warnings
 import numpy as np
 from hfcnn import Conv, NewtonCNNClassifier, load
+from hfcnn.benchmark.process_memory import forget_peak, process_bytes
 warnings.simplefilter("ignore")  # a single iteration learns little
 folder, limit = sys.argv[1], int(sys.argv[2])
-def status(name):
-    text = Path("/proc/self/status").read_text()
-    return int(re.search(rf"{name}:\\s+(\\d+) kB", text)[1]) * 1024
 X, y = load(folder)
-settings = {"random_state": 0, "n_jobs": 1, "batch_size": 128, "memory": 10**7}
+settings = {"random_state": 0, "n_jobs": 1, "batch_size": 64, "memory": 10**7}
 network = [Conv(4, 8, stride=8, padding=0)]
 solvers = {"kfac": {"epochs": 1}, "newton-cg": {"max_iter": 1}}
 classifiers = {name: NewtonCNNClassifier(network, **settings, **own) for name, own in solvers.items()}
 for classifier in classifiers.values():
     classifier.fit(X[:200], y[:200])
 found = {"size": X.dtype.itemsize * int(np.prod(X.shape))}
-resource.setrlimit(resource.RLIMIT_DATA, (status("VmData") + limit,) * 2)
-before = status("VmRSS")
+resource.setrlimit(resource.RLIMIT_DATA, (process_bytes("VmData") + limit,) * 2)
+before = process_bytes("VmRSS")
 for name, classifier in classifiers.items():
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is now what is held
+    forget_peak()
     classifier.fit(X, y)
-    found[name] = status("VmHWM") - before
+    found[name] = process_bytes("VmHWM") - before
 try:
     found["whole"] = np.asarray(X).nbytes
 except MemoryError:
