@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import product
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ import typer
 from rich.console import Console
 
 from hfcnn.benchmark.cases import Case
+from hfcnn.benchmark.choices import Choice, choices_table, read_trials, run_trials
 from hfcnn.benchmark.contest_cli import contest, small_data
 from hfcnn.benchmark.measures import (
     has_bf16,
@@ -22,7 +24,6 @@ from hfcnn.benchmark.measures import (
     measure_products,
 )
 from hfcnn.benchmark.profiling import measure_profile
-from hfcnn.benchmark.regularization import run_trials
 from hfcnn.benchmark.rows import show_rows
 from hfcnn.benchmark.scaling import Cluster, Workload, measure_scaling, predict_scaling
 from hfcnn.benchmark.streaming import measure_streaming
@@ -223,19 +224,42 @@ def ablation(
 
 
 @app.command()
-def regularization(
+def choices(
     results: Annotated[Path, typer.Argument(help="File of JSON lines; what it holds is not run again.")],
     data: Annotated[Path | None, typer.Option(help="Data set. [default: digits]")] = None,
-    images: ImageCount = None,
+    images: Annotated[
+        list[int] | None,
+        typer.Option(min=10, help="Training images; may be repeated. [default: 100 300 1000]"),
+    ] = None,
+    solver: Annotated[
+        list[str] | None, typer.Option(help="kfac or newton-cg; may be repeated. [default: kfac]")
+    ] = None,
+    loss: Annotated[
+        list[str] | None,
+        typer.Option(help="squared or cross_entropy; may be repeated. [default: both]"),
+    ] = None,
     strength: Annotated[
         list[float] | None,
-        typer.Option(help="C times the number of images; may be repeated. [default: 3 100 300 600]"),
+        typer.Option(help="C times the number of images; may be repeated. [default: 100]"),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Choices of the images.")] = 5,
+    subset: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=0, help="Images of a Newton iteration's matrix, 0 for auto; may be repeated. [default: 0]"
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Choices of the training images.")] = 3,
     max_iter: Annotated[int, typer.Option(min=1, help="Newton iterations per fit.")] = 20,
 ) -> None:
-    """Train on few images with several values of C: what C="auto" was chosen by."""
-    for trial in run_trials(
-        results, data, images or [100, 300], strength or [3, 100, 300, 600], seeds, max_iter
-    ):
-        print_line(Console(), f"{trial.data} {trial.n_images} {trial.strength:g}: {trial.accuracy:.4f}")
+    """Train on few images by each solver, loss and C: what "auto" was chosen by, as a Markdown table."""
+    compared = [
+        Choice(*values)
+        for values in product(
+            solver or ["kfac"], loss or ["squared", "cross_entropy"], strength or [100.0], subset or [0]
+        )
+    ]
+    for trial in run_trials(results, data, images or [100, 300, 1000], compared, seeds, max_iter):
+        print_line(
+            Console(stderr=True), f"{trial.data} {trial.n_images} {trial.choice}: {trial.accuracy:.4f}"
+        )
+    typer.echo(choices_table(read_trials(results)))
