@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 from hfcnn.estimator import NewtonCNNClassifier
+from hfcnn.estimator.labels import stratified_rows
 from hfcnn.network import Conv
 from hfcnn.plots import confusion, learning_curve
-from hfcnn.preprocessing import ImageScaler
 
 __all__ = ["show_digits"]
 
@@ -46,9 +45,8 @@ def show_digits(output: Path, seed: int, console: Console) -> None:
     """
     X, y = load_digits(return_X_y=True)
     images = X.reshape(-1, 8, 8).astype(np.uint8)
-    X_train, X_test, y_train, y_test = train_test_split(images, y, test_size=0.25, stratify=y, random_state=0)
-    scaler = ImageScaler().fit(X_train)
-    X_train, X_test = scaler.transform(X_train), scaler.transform(X_test)
+    train, test = stratified_rows(y, 0, test=0.25)
+    X_train, X_test, y_train, y_test = images[train], images[test], y[train], y[test]
     clf = NewtonCNNClassifier(NETWORK, C=C, max_iter=MAX_ITER, random_state=seed, verbose=1)
     clf.fit(X_train, y_train, X_val=X_test, y_val=y_test)
     accuracy = clf.score(X_test, y_test)

@@ -18,6 +18,7 @@ from safetensors.numpy import save as to_bytes
 from hfcnn._version import __version__
 from hfcnn.file_values import decode_value, encode_value
 from hfcnn.files import write_atomically
+from hfcnn.loss import LOSSES
 from hfcnn.network import Network
 from hfcnn.preprocessing import ImageScaler
 
@@ -97,6 +98,7 @@ ATTRIBUTES: dict[str, Callable[[Any, Any], bool]] = {
     "n_features_in_": lambda value, model: value == math.prod(model.network_.input_shape),
     "feature_names_in_": _is_names,
     "solver_": lambda value, model: value in ("newton-cg", "kfac"),
+    "loss_": lambda value, model: value in LOSSES,
     "C_": _is_strength,
     "scaler_": _is_scaler,
     "theta_": lambda value, model: _is_vector(value, model) and value.dtype in (np.float32, np.float64),

@@ -257,10 +257,16 @@ class TestErrors:
             ("--device", "cuda:99", "cuda"),
             ("--precision", "fp8", "fp8"),
             ("--resume", "none", "none"),
+            ("--max-bytes", "1K", "at most max_bytes=1024 are allowed"),
         ],
     )
     def test_options(self, digits, tmp_path, option, value, message):
         assert message in fail("train", digits, "--save", tmp_path / "model", *TRAIN, option, value)
+
+    def test_max_bytes_of_images_to_score(self, model, digits):
+        for command in ("predict", "evaluate"):
+            assert "max_bytes=1024 are allowed" in fail(command, model, digits, "--max-bytes", "1K")
+            succeed(command, model, digits, "--max-bytes", "1G")
 
     def test_model_not_there(self, digits, tmp_path):
         assert "none" in fail("predict", tmp_path / "none", digits)

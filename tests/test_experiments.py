@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 
 from hfcnn.experiments import data as data_module
 from hfcnn.experiments import runner as runner_module
-from hfcnn.experiments.data import N_FOLDS, load_data
+from hfcnn.experiments.data import N_FOLDS, load_data, load_dataset
 from hfcnn.experiments.plan import SEARCHED_RATES, Plan, choose_rate, evaluate_search
 from hfcnn.experiments.record import CellRecord, load_state, read_records, state_path
 from hfcnn.experiments.runner import Runner, Stopped, build_problem
@@ -203,3 +203,10 @@ def test_a_broken_record_is_named(tmp_path):
 def test_a_missing_data_set_is_named(data_dir):
     with pytest.raises(FileNotFoundError, match="svhn"):
         load_data(data_dir, replace(SG, dataset="svhn"))
+
+
+def test_labels_that_only_the_test_part_has_are_named(data_dir):
+    images = np.zeros((4, 4, 4, 1), np.uint8)
+    np.savez(data_dir / "odd.npz", X_train=images, y_train=[0, 2, 0, 2], X_test=images, y_test=[0, 1, 2, 0])
+    with pytest.raises(ValueError, match=r"test part of .*odd\.npz holds labels .*: 1; the classes are 0, 2"):
+        load_dataset(data_dir, "odd")

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from small import BOTH, NETWORK, digits, kfac, newton, sgd
 
 from hfcnn import Conv, Dense, ImageScaler, NewtonCNNClassifier, SGDCNNClassifier
-from hfcnn.persistence import load_scaler, save_model
+from hfcnn.persistence import load_scaler, read_model_file, save_model, write_model_file
 
 X, y = digits(100)
 
@@ -241,6 +241,21 @@ def test_checkpoints_that_are_refused(tmp_path):
         sgd().fit(X, y, resume_from=path)
     classifier.save(path)
     with pytest.raises(ValueError, match="run is a model, not a checkpoint"):
+        newton().fit(X, y, resume_from=path)
+
+
+def test_a_checkpoint_may_be_older_than_a_parameter_that_has_its_default(tmp_path):
+    path = tmp_path / "run"
+    classifier = newton(checkpoint=path).fit(X, y)
+    arrays, header = read_model_file(path)
+    del header["parameters"]["scale"], header["parameters"]["augment"]
+    write_model_file(path, arrays, header)
+    assert_same_model(newton().fit(X, y, resume_from=path), classifier)
+    with pytest.raises(ValueError, match="other parameters: scale='auto'"):
+        newton(scale=False).fit(X, y, resume_from=path)
+    header["parameters"]["unheard_of"] = 1
+    write_model_file(path, arrays, header)
+    with pytest.raises(ValueError, match="other parameters: unheard_of=1"):
         newton().fit(X, y, resume_from=path)
 
 

@@ -14,6 +14,7 @@ def load_part(
     image_shape: tuple[int, ...] | None,
     size: tuple[int, ...] | None = None,
     color: str | None = None,
+    max_bytes: int | None = None,
 ) -> tuple[Any, Any, str]:
     """Load a part of a data set, and name it: by default its test part, or all where it has none.
 
@@ -21,7 +22,7 @@ def load_part(
     """
     from hfcnn.datasets import MissingPartError, load
 
-    asked: dict[str, Any] = {"image_shape": image_shape, "size": size, "color": color}
+    asked: dict[str, Any] = {"image_shape": image_shape, "size": size, "color": color, "max_bytes": max_bytes}
     if split is not None:
         part = {"train": "training part"}.get(split, f"{split} part")
         return *load(path, split=cast(Any, split), **asked), part
@@ -31,20 +32,24 @@ def load_part(
         return *load(path, **asked), "training part, there is no other"
 
 
-def load_like(path: Path, split: str | None, shape: tuple[int, int, int]) -> tuple[Any, Any, str]:
+def load_like(
+    path: Path, split: str | None, shape: tuple[int, int, int], max_bytes: int | None
+) -> tuple[Any, Any, str]:
     """Load a part as `load_part` does, with image files brought to a shape: the one that a model takes."""
     from hfcnn.datasets.decode import size_and_color
 
-    return load_part(path, split, shape, *size_and_color(shape))
+    return load_part(path, split, shape, *size_and_color(shape), max_bytes)
 
 
-def load_test_part(data: Path, test: Path | None, image_shape: tuple[int, int, int]) -> tuple[Any, Any]:
+def load_test_part(
+    data: Path, test: Path | None, image_shape: tuple[int, int, int], max_bytes: int | None
+) -> tuple[Any, Any]:
     """Load the images to test on while training: (None, None) if there are none."""
     from hfcnn.datasets import MissingPartError
 
     try:
         path, split = (data, "test") if test is None else (test, None)
-        return load_like(path, split, image_shape)[:2]
+        return load_like(path, split, image_shape, max_bytes)[:2]
     except MissingPartError:
         if test is not None:
             raise
@@ -64,10 +69,12 @@ def load_trained(path: Path, device: str) -> tuple[Any, Any]:
     return classifier, load_scaler(path) if is_apart else None
 
 
-def load_scaled(model: Path, data: Path, split: str | None, device: str) -> tuple[Any, Any, Any, str]:
+def load_scaled(
+    model: Path, data: Path, split: str | None, device: str, max_bytes: int | None
+) -> tuple[Any, Any, Any, str]:
     """Load a classifier, and images, scaled for it, with their labels and the name of the part they are."""
     classifier, scaler = load_trained(model, device)
-    X, y, part = load_like(data, split, classifier.image_shape_)
+    X, y, part = load_like(data, split, classifier.image_shape_, max_bytes)
     return classifier, scaled(X, scaler), y, part
 
 

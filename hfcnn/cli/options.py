@@ -15,10 +15,12 @@ __all__ = [
     "BackendName",
     "DataPath",
     "DeviceName",
+    "MaxBytes",
     "ModelPath",
     "PrecisionName",
     "SplitName",
     "parse_bytes",
+    "parse_limit",
     "parse_network",
     "parse_number",
     "parse_sizes",
@@ -100,6 +102,22 @@ def parse_network(text: str) -> str | list[LayerDescription]:
     return layers
 
 
+def parse_limit(text: str) -> int | None:
+    """Read a number of bytes, or "auto", which leaves the limit to `hfcnn.load`."""
+    number = parse_bytes(text)
+    return number if isinstance(number, int) else None
+
+
 def parsed(parser: Any, metavar: str, text: str) -> Any:
     """Option whose text goes through a parser."""
     return typer.Option(parser=parser, metavar=metavar, help=text)
+
+
+MaxBytes = Annotated[
+    Any,
+    parsed(
+        parse_limit,
+        "BYTES",
+        "What the data may take in memory: 500M, 20G; auto is 256 MiB, or a hundred times the files.",
+    ),
+]

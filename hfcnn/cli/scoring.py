@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hfcnn.cli.images import load_scaled, load_trained, scaled
-from hfcnn.cli.options import DataPath, DeviceName, ModelPath, SplitName
+from hfcnn.cli.options import DataPath, DeviceName, MaxBytes, ModelPath, SplitName
 from hfcnn.commands import print_line, printable
 
 __all__ = ["evaluate", "export", "predict"]
@@ -30,6 +30,7 @@ def predict(
     output: Annotated[Path | None, typer.Option(help="CSV file to write. [default: standard output]")] = None,
     proba: Annotated[bool, typer.Option("--proba", help="Add the probability of each class.")] = False,
     split: SplitName = None,
+    max_bytes: MaxBytes = "auto",
     device: DeviceName = "auto",
 ) -> None:
     """Predict the class of each image, as CSV: file, label, its probability. No labels are needed."""
@@ -41,7 +42,7 @@ def predict(
         check_separate(output, "--output", **{"MODEL": model} | {path: Path(path) for path in data})
     classifier, scaler = load_trained(model, device)
     shape = classifier.image_shape_
-    X, files = load_images(data, split=cast(Any, split), image_shape=shape)
+    X, files = load_images(data, split=cast(Any, split), image_shape=shape, max_bytes=max_bytes)
     X = scaled(X, scaler)
     text = csv_of(files, classifier.predict(X), classifier.predict_proba(X), classifier.classes_, proba)
     if output is not None:
@@ -68,6 +69,7 @@ def evaluate(
     model: ModelPath,
     data: DataPath,
     split: SplitName = None,
+    max_bytes: MaxBytes = "auto",
     confusion: Annotated[Path | None, typer.Option(help="PNG file for a confusion matrix.")] = None,
     device: DeviceName = "auto",
 ) -> None:
@@ -77,7 +79,7 @@ def evaluate(
     if confusion is not None:
         check_output_path(confusion, "--confusion")
         check_separate(confusion, "--confusion", MODEL=model, DATA=data)
-    classifier, X, y, part = load_scaled(model, data, split, device)
+    classifier, X, y, part = load_scaled(model, data, split, device, max_bytes)
     if not set(y.tolist()) & set(classifier.classes_.tolist()):
         raise ValueError(
             f"{data} ({part}) has no label that {model} knows: it has {shortened(y)}; the model knows "

@@ -15,6 +15,7 @@ from hfcnn.cli.options import (
     BackendName,
     DataPath,
     DeviceName,
+    MaxBytes,
     PrecisionName,
     parse_bytes,
     parse_network,
@@ -94,6 +95,7 @@ def train(
     image_shape: Annotated[
         Any, parsed(parse_sizes, "H,W[,C]", "Shape of images, where a file of arrays does not tell.")
     ] = None,
+    max_bytes: MaxBytes = "auto",
     seed: Annotated[int, typer.Option(min=0, help="Seed of choice, weights and sampling.")] = 0,
     device: DeviceName = "auto",
     backend: BackendName = "auto",
@@ -128,8 +130,8 @@ def train(
     ranks = join_group(device)
     is_first = ranks is None or ranks.rank == 0
     layers = parse_network(network)
-    X, y, _ = load_part(data, "train", image_shape, size, color)
-    X_test, y_test = load_test_part(data, test, X.shape[1:])
+    X, y, _ = load_part(data, "train", image_shape, size, color, max_bytes)
+    X_test, y_test = load_test_part(data, test, X.shape[1:], max_bytes)
     X, y = choose(X, y, train_size, seed)
     classifier = NewtonCNNClassifier(
         layers,

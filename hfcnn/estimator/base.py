@@ -26,6 +26,7 @@ from hfcnn.estimator.checkpoint import (
 from hfcnn.estimator.images import ImageSet
 from hfcnn.estimator.labels import Array, largest_share
 from hfcnn.estimator.monitors import Checkpoint, EarlyStopping, OnAllRanks, UserCallbacks, Validation
+from hfcnn.estimator.parameters import SMALLEST_C_TIMES_IMAGES
 from hfcnn.estimator.plan import FitPlan, PlannedCNN
 from hfcnn.estimator.progress import Progress
 from hfcnn.estimator.run import Monitor, Run, follow
@@ -198,12 +199,20 @@ class CNNClassifier(CallbackSupportMixin, PlannedCNN):  # type: ignore[misc]
         accuracy = plan.run.state.training_accuracy
         is_long = len(plan.run.rows) >= FEWEST_ITERATIONS
         if is_long and accuracy <= share + NOTHING_LEARNED * (1 - share):
-            plan.run.messages.append(
+            message = (
                 f"Nothing was learned: {accuracy:.1%} of the training images are classified rightly, and the "
-                f"largest class has {share:.1%} of them. C times the number of images is "
-                f'{self.C_ * plan.data.total_weight:.3g}: if that is below 100, raise C, or set C="auto". '
-                "If the images are not scaled, pass scale=True, or scale them, for instance to [0, 1]."
+                f"largest class has {share:.1%} of them."
             )
+            strength = self.C_ * plan.data.total_weight
+            if strength < SMALLEST_C_TIMES_IMAGES:
+                message += (
+                    f" C times the number of images is {strength:.3g}, with which the regularisation can "
+                    "outweigh the images: the objective is then smallest where all outputs are alike. "
+                    f'Raise C to {SMALLEST_C_TIMES_IMAGES / plan.data.total_weight:.2g}, or set C="auto".'
+                )
+            if self.scaler_ is None:
+                message += " If the images are not scaled, pass scale=True, or scale them to [0, 1]."
+            plan.run.messages.append(message)
 
     def _validation_monitors(self, validation: ImageSet | None, objective: Objective) -> list[Monitor]:
         if validation is None:

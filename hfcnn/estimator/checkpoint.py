@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import inspect
 import json
 import math
 import threading
@@ -219,7 +220,7 @@ def read_checkpoint(estimator: Any, path: Any) -> SavedRun:
                 f"{path} is a model, not a checkpoint: it does not say how its fit was to go on"
             )
         ours = {name: encode_value(value) for name, value in saved_parameters(estimator).items()}
-        theirs = header["parameters"]
+        theirs = _defaults(estimator) | header["parameters"]  # which may be older than a parameter
         differing = [
             name
             for name in sorted(ours.keys() | theirs.keys())
@@ -242,6 +243,13 @@ def read_checkpoint(estimator: Any, path: Any) -> SavedRun:
             stacklevel=7,
         )
     return run
+
+
+def _defaults(estimator: Any) -> dict[str, Any]:
+    """Parameters that the estimator has, at their defaults."""
+    kept = saved_parameters(estimator)
+    signature = inspect.signature(type(estimator).__init__).parameters
+    return {name: encode_value(signature[name].default) for name in kept if name in signature}
 
 
 def _same(ours: Any, theirs: Any) -> bool:

@@ -7,12 +7,14 @@ from typing import Any, ClassVar
 from hfcnn.augmentation import AUGMENTATIONS
 from hfcnn.cuda_graph import graph_capture
 from hfcnn.estimator.base import CNNClassifier
+from hfcnn.estimator.images import ImageSet
 from hfcnn.estimator.kfac import KFAC
 from hfcnn.estimator.labels import Array
 from hfcnn.estimator.newton_cg import DEFAULT_ITERATIONS, NewtonCG
 from hfcnn.estimator.parameters import (
     COMMON,
     Check,
+    auto_loss,
     choice,
     count,
     integer,
@@ -52,9 +54,10 @@ class NewtonCNNClassifier(CNNClassifier):
         paper's 0.01 for 10,000 images and more (Sec. 6.1), and 100 divided by the number of images for
         fewer: with less than that, small sets are regularised until nothing is left to learn.
     loss : {"auto", "squared", "cross_entropy"}, default="auto"
-        What the network's outputs are compared with the labels by: the squared distance to one for the label
-        and zero for the other classes, the paper's (26), or the negative logarithm of the label's
-        probability. "auto" is the squared loss for Newton-CG, and cross-entropy for the stochastic solver.
+        What the network's outputs are compared with the labels by: "squared" is the squared distance to one
+        for the label and zero for the other classes, the paper's (26), "cross_entropy" the negative logarithm
+        of the label's probability. "auto" is "squared" for Newton-CG and for fits to at most 1,000 images, on
+        which it generalises better, and "cross_entropy" for kfac on more.
     scale : bool or "auto", default="auto"
         Whether the images are scaled as in the paper before anything else: each to [0, 1] by its own smallest
         and largest value, less the mean training image (see `ImageScaler`); `predict` then does the same.
@@ -150,6 +153,8 @@ class NewtonCNNClassifier(CNNClassifier):
         Parameters; float64 if the images are, float32 otherwise.
     solver_ : {"newton-cg", "kfac"}
         The solver that was chosen.
+    loss_ : str
+        Name of the loss of the newest fit, where "auto" has become one.
     n_iter_ : int
         Iterations or epochs done, over all fits that went on from one another.
     n_features_in_ : int
@@ -192,6 +197,7 @@ class NewtonCNNClassifier(CNNClassifier):
     """
 
     solver_: str
+    loss_: str
     damping_: float
 
     def __init__(
@@ -313,8 +319,8 @@ class NewtonCNNClassifier(CNNClassifier):
     def _loss_function(self) -> Loss:
         if self.loss != "auto":
             return get_loss(self.loss)
-        solver = getattr(self, "solver_", None) or self._chosen_solver()
-        return get_loss("squared" if solver == "newton-cg" else "cross_entropy")
+        # model files may be older than loss_
+        return get_loss(getattr(self, "loss_", "squared" if self.solver_ == "newton-cg" else "cross_entropy"))
 
     def _solver(self, objective: Objective, first: int, seed: int) -> Solver[Any]:
         if self.solver_ == "newton-cg":
@@ -327,6 +333,14 @@ class NewtonCNNClassifier(CNNClassifier):
         self.solver_ = self._chosen_solver()
         if before != self.solver_:
             self.__dict__.pop("_training", None)
+            self.__dict__.pop("loss_", None)
+
+    def _prepare_numbers(self, data: ImageSet, *, go_on: bool) -> None:
+        super()._prepare_numbers(data, go_on=go_on)
+        if self.loss != "auto":
+            self.loss_ = self._loss_function().name
+        elif not hasattr(self, "loss_"):
+            self.loss_ = auto_loss(self.solver_, self._n_images(data))
 
     def _limit_to_one_iteration(self) -> None:
         if self.solver_ == "newton-cg":

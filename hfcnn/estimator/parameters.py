@@ -20,6 +20,7 @@ from hfcnn.network import PRESETS, Network
 __all__ = [
     "COMMON",
     "Check",
+    "auto_loss",
     "check_parameters",
     "choice",
     "count",
@@ -38,6 +39,9 @@ PAPER_C = 0.01
 
 #: C="auto" keeps C times the number of images from falling below this: see docs/guide/choices.md.
 SMALLEST_C_TIMES_IMAGES = 100.0
+
+#: loss="auto" of the stochastic solver is the squared loss on so many images and fewer: see docs/solver.md.
+SQUARED_UP_TO = 1000
 
 #: Least C times the number of images whose inverse, the weight of the regularisation, is within float32.
 SMALLEST_REGULARISATION = 1e-30
@@ -77,6 +81,11 @@ def strength(C: float | str, total_weight: float) -> float:
             "raise C, or the weights in sample_weight and class_weight"
         )
     return float(C)
+
+
+def auto_loss(solver: str, n_images: int) -> str:
+    """Name of the loss that "auto" means, for a solver and a number of images."""
+    return "squared" if solver == "newton-cg" or n_images <= SQUARED_UP_TO else "cross_entropy"
 
 
 def number(low: float, high: float = math.inf, *, expected: str, is_open: bool = True, **also: Any) -> Check:

@@ -256,6 +256,10 @@ class PlannedCNN(FittedCNN, metaclass=ABCMeta):
             return float(self._ranks.total(data.total_weight)[0])
         return data.total_weight
 
+    def _n_images(self, data: ImageSet) -> int:
+        """Number of all images, those that other processes were given included."""
+        return round(self._ranks.total(len(data))[0]) if self._ranks and self._is_given else len(data)
+
     def _weight(self, data: ImageSet) -> torch.Tensor | None:
         if data.weight is None:
             return None

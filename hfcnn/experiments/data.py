@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedKFold
 
 from hfcnn.datasets import load
-from hfcnn.estimator.labels import stratified_rows
+from hfcnn.estimator.labels import class_indices, stratified_rows
 from hfcnn.experiments.settings import CellSettings
 from hfcnn.preprocessing import ImageScaler
 
@@ -104,7 +104,7 @@ def _load(path: Path, train_size: int | None, test_size: int | None, fold: int |
     classes, y = np.unique(y, return_inverse=True)
     if fold is None:
         X_test, y_test = _choose(*load(path, split="test"), test_size)
-        y_test = np.searchsorted(classes, y_test)
+        y_test = class_indices(y_test, classes, f"the test part of {path}")
     else:
         splits = StratifiedKFold(N_FOLDS, shuffle=True, random_state=CHOICE_SEED).split(X, y)
         train, test = list(splits)[fold]
