@@ -15,6 +15,7 @@ from hfcnn.estimator.parameters import (
     COMMON,
     Check,
     auto_loss,
+    check_length,
     choice,
     count,
     integer,
@@ -293,20 +294,7 @@ class NewtonCNNClassifier(CNNClassifier):
     def _check_parameters(self) -> None:
         super()._check_parameters()
         graph_capture(self._get_backend().device, self.cuda_graph)
-        if self.solver == "kfac" and self.max_iter is not None:
-            raise ValueError(
-                f'max_iter={self.max_iter} is of solver="newton-cg"; for solver="kfac" set epochs instead'
-            )
-        if self.solver == "newton-cg" and self.epochs != "auto":
-            raise ValueError(
-                f'epochs={self.epochs} is of solver="kfac"; for solver="newton-cg" set max_iter instead'
-            )
-        if self.max_iter is not None and self.epochs != "auto":
-            raise ValueError(
-                f"max_iter={self.max_iter} is of Newton-CG, and epochs={self.epochs} of the stochastic "
-                "solver: set one of them"
-            )
-
+        check_length(self.solver, self.max_iter, self.epochs)
         if self.augment is not None and self._chosen_solver() == "newton-cg":
             raise ValueError(f'augment={self.augment!r} is of solver="kfac", and the solver is "newton-cg"')
 

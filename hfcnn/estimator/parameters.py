@@ -21,6 +21,7 @@ __all__ = [
     "COMMON",
     "Check",
     "auto_loss",
+    "check_length",
     "check_parameters",
     "choice",
     "count",
@@ -86,6 +87,21 @@ def strength(C: float | str, total_weight: float) -> float:
 def auto_loss(solver: str, n_images: int) -> str:
     """Name of the loss that "auto" means, for a solver and a number of images."""
     return "squared" if solver == "newton-cg" or n_images <= SQUARED_UP_TO else "cross_entropy"
+
+
+def check_length(solver: str, max_iter: int | None, epochs: int | str) -> None:
+    """Check that a fit has one length at most, and the one that its solver goes by: ValueError otherwise."""
+    if solver == "kfac" and max_iter is not None:
+        raise ValueError(
+            f'max_iter={max_iter} is of solver="newton-cg"; for solver="kfac" set epochs instead'
+        )
+    if solver == "newton-cg" and epochs != "auto":
+        raise ValueError(f'epochs={epochs} is of solver="kfac"; for solver="newton-cg" set max_iter instead')
+    if max_iter is not None and epochs != "auto":
+        raise ValueError(
+            f"max_iter={max_iter} is of Newton-CG, and epochs={epochs} of the stochastic solver: "
+            "set one of them"
+        )
 
 
 def number(low: float, high: float = math.inf, *, expected: str, is_open: bool = True, **also: Any) -> Check:
