@@ -36,7 +36,8 @@ class LayerOps:
     """The layer operations of one implementation: see `hfcnn.ops` for what each does.
 
     `conv_images` brings the network's images into the form in which the implementation's convolutions read
-    them fastest, so that it is done once where several follow; their shape stays (N, H, W, C).
+    them fastest, so that it is done once where several follow; their shape stays (N, H, W, C). `conv_weight`
+    returns a weight that remembers what the products make of it.
     """
 
     conv_forward: Callable[..., Any]
@@ -48,6 +49,7 @@ class LayerOps:
     jacobian_vjp: Callable[..., Any]
     cg_update: Callable[..., Any]
     conv_images: Callable[[torch.Tensor, Any], torch.Tensor] = _as_they_are
+    conv_weight: Callable[[torch.Tensor, Any], torch.Tensor] = _as_they_are
 
     @classmethod
     def of(cls, module: Any, **keywords: Any) -> LayerOps:
@@ -55,10 +57,10 @@ class LayerOps:
         bound = {
             name: partial(getattr(module, name), **keywords) if keywords else getattr(module, name)
             for name in cls.__dataclass_fields__
-            if name not in ("cg_update", "conv_images")
+            if name not in ("cg_update", "conv_images", "conv_weight")
         }
-        images = getattr(module, "conv_images", _as_they_are)
-        return cls(**bound, cg_update=module.cg_update, conv_images=images)
+        forms = {name: getattr(module, name, _as_they_are) for name in ("conv_images", "conv_weight")}
+        return cls(**bound, cg_update=module.cg_update, **forms)
 
 
 TORCH_OPS = LayerOps.of(ops)

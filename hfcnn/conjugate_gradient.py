@@ -47,7 +47,7 @@ def conjugate_gradient(
     *,
     tol: float = 0.1,
     max_iterations: int = 250,
-    update: Callable[..., tuple[Tensor, Tensor]] = cg_update,
+    update: Callable[..., None] = cg_update,
     capture: Callable[[Callable[[], None]], Callable[[], None]] | None = None,
 ) -> CGResult:
     """Solve A x = b for a symmetric positive definite A, from x = 0.
@@ -78,17 +78,12 @@ def conjugate_gradient(
     norm = float(rr) ** 0.5
     if norm == 0:
         return CGResult(x, r, 0, "zero_right_hand_side")
-    # kept to step back to, should a direction turn out to be of no use
-    x_previous, r_previous = torch.zeros_like(x), torch.zeros_like(r)
-    status = rr.new_empty(2)
+    # x and r are kept to step back to, should a direction turn out to be of no use
+    before = torch.stack((x, r))
+    status = torch.stack((rr, rr))
 
     def step() -> None:
-        Ap = matvec(p)
-        x_previous.copy_(x)
-        r_previous.copy_(r)
-        rr_next, curvature = update(x, r, p, Ap, rr)
-        rr.copy_(rr_next)
-        status.copy_(torch.stack((rr_next, curvature)))
+        update(x, r, p, matvec(p), status, before)
 
     run = step if capture is None else capture(step)
     for iteration in range(1, max_iterations + 1):
@@ -97,7 +92,7 @@ def conjugate_gradient(
         if not (squared_norm < float("inf") and curvature > 0):
             is_finite = abs(curvature) < float("inf") and (curvature <= 0 or squared_norm < float("inf"))
             stop: StopReason = "not_positive_definite" if is_finite else "not_finite"
-            return CGResult(x_previous, r_previous, iteration, stop)
+            return CGResult(before[0], before[1], iteration, stop)
         if squared_norm**0.5 <= tol * norm:
             return CGResult(x, r, iteration, "tolerance")
     return CGResult(x, r, max_iterations, "max_iterations")

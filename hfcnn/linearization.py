@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from hfcnn.backend import TORCH_OPS, LayerOps
-from hfcnn.network import Network
+from hfcnn.network import LayerParameters, Network
 
 __all__ = ["Linearization"]
 
@@ -47,7 +47,10 @@ class Linearization:
     def __init__(self, network: Network, theta: Tensor, images: Tensor, ops: LayerOps = TORCH_OPS) -> None:
         self.network = network
         self.ops = ops
-        self.parameters = network.parameters(theta)
+        self.parameters = [
+            LayerParameters(layer.weight(w, ops), b)
+            for layer, (w, b) in zip(network.layers, network.parameters(theta), strict=True)
+        ]
         self.inputs: list[Tensor] = []
         self.selections: list[Any] = []
         z = network.layers[0].images(images, ops)
@@ -98,15 +101,13 @@ class Linearization:
         """
         g: Tensor | None = q.to(self.outputs.dtype)
         result = self.outputs.new_empty(self.network.n_parameters)
-        gradients = self.network.parameters(result)
+        gradients = self.network.split(result)
         for m in range(len(self.network.layers) - 1, -1, -1):
             layer, z, selection = self.network.layers[m], self.inputs[m], self.selections[m]
             w = self.parameters[m].weight
             assert g is not None
             g = g.view(len(z), *layer.output_shape)
-            g, g_w, g_b = layer.vjp(g, z, w, selection, self.ops, needs_input=m > 0)
-            gradients[m].weight.copy_(g_w)
-            gradients[m].bias.copy_(g_b)
+            g = layer.vjp(g, z, w, selection, self.ops, gradients[m], needs_input=m > 0)
         return result
 
     def cotangents(self, q: Tensor) -> list[Tensor]:

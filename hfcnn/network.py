@@ -141,6 +141,10 @@ class Network:
             start = stop
         return views
 
+    def split(self, theta: Tensor) -> list[Tensor]:
+        """Views of a flat vector (n,): each layer's part, its weight and then its bias."""
+        return list(theta.split_with_sizes([layer.n_parameters for layer in self.layers]))
+
     def init(self, seed: int | np.random.Generator = 0, dtype: torch.dtype = torch.float32) -> Tensor:
         """Draw initial parameters: weights N(0, 2 / fan_in), biases 0 (Sec. 6.1).
 

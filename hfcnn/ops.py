@@ -36,27 +36,10 @@ if TYPE_CHECKING:
     from hfcnn.layers.conv import ConvLayer
 
 __all__ = [
-    "RELU_OFF",
-    "Selection",
-    "cg_update",
-    "conv_cotangent",
-    "conv_cotangent_gram",
-    "conv_forward",
-    "conv_jvp",
-    "conv_patch_gram",
-    "conv_transpose",
-    "conv_value",
-    "conv_vjp",
-    "conv_vjp_input",
-    "conv_vjp_weight",
-    "decode",
-    "encode",
-    "jacobian_jvp",
-    "jacobian_vjp",
-    "mask",
-    "parameter_jacobian",
-    "unfold",
-]
+    "RELU_OFF", "Selection", "cg_update", "conv_cotangent", "conv_cotangent_gram", "conv_forward", "conv_jvp",
+    "conv_patch_gram", "conv_transpose", "conv_value", "conv_vjp", "conv_vjp_input", "conv_vjp_weight",
+    "decode", "encode", "jacobian_jvp", "jacobian_vjp", "mask", "parameter_jacobian", "unfold",
+]  # fmt: skip
 
 #: Either form of a selection.
 AnySelection: TypeAlias = BaseSelection | Tensor
@@ -145,6 +128,7 @@ def conv_vjp(
     layer: ConvLayer,
     *,
     needs_input: bool = True,
+    out: Tensor | None = None,
 ) -> tuple[Tensor | None, Tensor, Tensor]:
     """Carry a cotangent of the layer's output back to its input, weight and bias (50), (51), (58).
 
@@ -154,6 +138,8 @@ def conv_vjp(
         Cotangent of the output.
     needs_input : bool, default=True
         False skips the gradient in the input, which the first layer has no use for.
+    out : Tensor of shape (n_m,) or None
+        Where to write the gradients in weight and bias, which are then views of it.
 
     Returns
     -------
@@ -167,11 +153,11 @@ def conv_vjp(
     u = selection.expand(g)
     g_input, g_weight = _convolution_backward(u, z, w, layer, [needs_input, True])
     # over the pooled positions: the library's own bias gradient reads the r^2 times larger array once more
-    return (
-        (nhwc(g_input) if needs_input else None),
-        nhwc(g_weight),
-        selection.smaller(g, u).flatten(0, 2).sum(0),
-    )
+    g_weight, g_bias = nhwc(g_weight), selection.smaller(g, u).flatten(0, 2).sum(0)
+    if out is not None:
+        weight, bias = out[: g_weight.numel()].view(g_weight.shape), out[g_weight.numel() :]
+        g_weight, g_bias = weight.copy_(g_weight), bias.copy_(g_bias)
+    return (nhwc(g_input) if needs_input else None), g_weight, g_bias
 
 
 def conv_vjp_input(g: Tensor, w: Tensor, selection: AnySelection, layer: ConvLayer) -> Tensor:
@@ -223,13 +209,15 @@ def conv_transpose(u: Tensor, w: Tensor, layer: ConvLayer) -> Tensor:
     return nhwc(_convolution_backward(u, z_shape, w, layer, [True, False])[0])
 
 
-def conv_vjp_weight(g: Tensor, z: Tensor, selection: AnySelection, layer: ConvLayer) -> tuple[Tensor, Tensor]:
+def conv_vjp_weight(
+    g: Tensor, z: Tensor, selection: AnySelection, layer: ConvLayer, *, out: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Carry a cotangent back to the layer's weight and bias (50), (51), summed over images.
 
-    Returns their gradients, of shapes (O, KH, KW, C) and (O,).
+    Returns their gradients, of shapes (O, KH, KW, C) and (O,); `out` is as in `conv_vjp`.
     """
     w_shape = z.new_empty(layer.weight_shape)
-    _, g_weight, g_bias = conv_vjp(g, z, w_shape, selection, layer, needs_input=False)
+    _, g_weight, g_bias = conv_vjp(g, z, w_shape, selection, layer, needs_input=False, out=out)
     return g_weight, g_bias
 
 
@@ -253,14 +241,20 @@ def jacobian_jvp(
 
 
 def jacobian_vjp(
-    z: Tensor, D: Tensor, q: Tensor, selection: AnySelection, layer: ConvLayer
+    z: Tensor,
+    D: Tensor,
+    q: Tensor,
+    selection: AnySelection,
+    layer: ConvLayer,
+    *,
+    out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Apply the transpose of a layer's block of the stored Jacobian to q (N, K) (80), summed over images.
 
-    D is as in `jacobian_jvp`, and the result as in `conv_vjp_weight`.
+    D is as in `jacobian_jvp`, `out` and the result as in `conv_vjp_weight`.
     """
     g = torch.bmm(q.unsqueeze(1), D.flatten(2)).view(len(D), *D.shape[2:])
-    return conv_vjp_weight(g, z, selection, layer)
+    return conv_vjp_weight(g, z, selection, layer, out=out)
 
 
 def parameter_jacobian(phi: Tensor, D: Tensor, selection: AnySelection, layer: ConvLayer) -> Tensor:
@@ -295,30 +289,31 @@ def unfold(z: Tensor, layer: ConvLayer) -> Tensor:
     return F.unfold(nchw(z), layer.kernel, padding=layer.padding, stride=layer.stride)
 
 
-def cg_update(x: Tensor, r: Tensor, p: Tensor, Ap: Tensor, rr: Tensor) -> tuple[Tensor, Tensor]:
+def cg_update(
+    x: Tensor, r: Tensor, p: Tensor, Ap: Tensor, status: Tensor, before: Tensor | None = None
+) -> None:
     """Take one conjugate-gradient step in place: x, r and p become the next ones.
 
     Parameters
     ----------
     x, r, p, Ap : Tensor of shape (n,)
         Solution, residual, direction, and the matrix times the direction. x, r and p are overwritten.
-    rr : Tensor of shape ()
-        r @ r before the step.
-
-    Returns
-    -------
-    rr_next : Tensor of shape ()
-        r @ r after the step.
-    curvature : Tensor of shape ()
-        p @ Ap before the step. Where it is not positive, x, r and p must not be used.
+    status : Tensor of shape (2,)
+        r @ r before the step, which becomes that after it; beside it is written p @ Ap before the step. Where
+        that is not positive, x, r and p must not be used.
+    before : Tensor of shape (2, n) or None
+        x and r before the step are written here.
     """
-    curvature = p @ Ap
+    if before is not None:
+        before[0].copy_(x)
+        before[1].copy_(r)
+    rr, curvature = status[0].clone(), p @ Ap
     alpha = rr / curvature
     x.add_(alpha * p)
     r.sub_(alpha * Ap)
     rr_next = r @ r
     p.mul_(rr_next / rr).add_(r)
-    return rr_next, curvature
+    status.copy_(torch.stack((rr_next, curvature)))
 
 
 def _convolve(z: Tensor, w: Tensor, b: Tensor | None, layer: ConvLayer) -> Tensor:
@@ -330,16 +325,15 @@ def _convolution_backward(
     u: Tensor, z: Tensor, w: Tensor, layer: ConvLayer, needs: list[bool]
 ) -> tuple[Tensor, Tensor]:
     """Gradients in z and w, as NCHW views, of a cotangent of the output before pooling."""
+    no_dilation, no_shift = (1, 1), (0, 0)
     g_input, g_weight, _ = torch.ops.aten.convolution_backward(
-        nchw(u),
-        nchw(z),
-        nchw(w),
+        *map(nchw, (u, z, w)),
         None,
         layer.stride,
         layer.padding,
-        (1, 1),
+        no_dilation,
         False,
-        (0, 0),
+        no_shift,
         1,
         [*needs, False],
     )

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hfcnn.backend import TORCH_OPS, LayerOps
 from hfcnn.cost import rows_at_once
+from hfcnn.layers.base import aligned, multiply_into
 from hfcnn.linearization import Linearization
 from hfcnn.network import Network
 
@@ -98,15 +99,17 @@ class StoredJacobian:
         Tensor of shape (N, K)
             In theta's dtype.
         """
-        tangents = self.network.parameters(v.to(self.outputs.dtype))
-        result = torch.zeros_like(self.outputs)
+        v = v.to(self.outputs.dtype)
+        tangents, flat = self.network.parameters(v), self.network.split(v)
+        result: Tensor | None = None
         for m, layer in enumerate(self.network.layers):
             z, rows, block, (v_w, v_b) = self.inputs[m], self.rows[m], self.blocks[m], tangents[m]
             if block is not None:
-                product = block.flatten(0, 1) @ torch.cat((v_w.flatten(), v_b)).unsqueeze(1)
-                result += product.view_as(result)
+                product = torch.mv(block.flatten(0, 1), aligned(flat[m])).view_as(self.outputs)
             else:
-                result += layer.rows_jvp(z, rows, v_w, v_b, self.selections[m], self.ops)
+                product = layer.rows_jvp(z, rows, v_w, v_b, self.selections[m], self.ops)
+            result = product if result is None else result.add_(product)
+        assert result is not None
         return result
 
     def vjp(self, q: Tensor) -> Tensor:
@@ -124,15 +127,9 @@ class StoredJacobian:
         """
         q = q.to(self.outputs.dtype)
         result = self.outputs.new_empty(self.network.n_parameters)
-        gradients = self.network.parameters(result)
-        for m, layer in enumerate(self.network.layers):
-            z, rows, block, (g_w, g_b) = self.inputs[m], self.rows[m], self.blocks[m], gradients[m]
-            if block is not None:
-                product = (q.view(1, -1) @ block.flatten(0, 1)).view(-1)
-                g_w.view(-1).copy_(product[: g_w.numel()])
-                g_b.copy_(product[g_w.numel() :])
+        for m, (layer, out) in enumerate(zip(self.network.layers, self.network.split(result), strict=True)):
+            if (block := self.blocks[m]) is not None:
+                multiply_into(block.flatten(0, 1).t(), q.view(-1), out)
             else:
-                weight, bias = layer.rows_vjp(z, rows, q, self.selections[m], self.ops)
-                g_w.copy_(weight)
-                g_b.copy_(bias)
+                layer.rows_vjp(self.inputs[m], self.rows[m], q, self.selections[m], self.ops, out)
         return result

@@ -15,6 +15,7 @@ from .ops import (
     conv_vjp,
     conv_vjp_input,
     conv_vjp_weight,
+    conv_weight,
     jacobian_jvp,
     jacobian_vjp,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "conv_vjp",
     "conv_vjp_input",
     "conv_vjp_weight",
+    "conv_weight",
     "jacobian_jvp",
     "jacobian_vjp",
     "launches",

@@ -3,12 +3,14 @@
 alpha = rr / (p Ap) and beta = (r r) / rr are formed on the GPU: three launches and no host sync. Each dot
 product is one partial sum a program, added in order by every program of the next launch.
 
-torch takes eight passes, 18 n elements; this takes 2 n for p Ap, 6 n for x, r and their dot product, 3 n for
-p. No fewer passes keep r r of the vector that is stored. Reference: hfcnn.ops.cg_update.
+torch takes ten passes, 22 n elements; this takes 2 n for p Ap, 8 n for x, r, what they were and their dot
+product, 3 n for p. No fewer passes keep r r of the vector that is stored. Reference: hfcnn.ops.cg_update.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 import triton
@@ -45,21 +47,24 @@ def _solution_kernel(
     r,
     p,
     Ap,
-    rr,
+    status,
+    before,
     partial,
-    curvature,
     partial_rr,
     n,
     N_PROGRAMS: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_S: tl.constexpr,
+    HAS_BEFORE: tl.constexpr,
     ACC: tl.constexpr,
 ):
     o_s = tl.arange(0, BLOCK_S)
     pap = tl.sum(tl.load(partial + o_s, mask=o_s < N_PROGRAMS, other=0.0), axis=0)
-    alpha = tl.load(rr).to(ACC) / pap
+    rr = tl.load(status).to(ACC)
+    alpha = rr / pap
     if tl.program_id(0) == 0:
-        tl.store(curvature, pap)
+        tl.store(status + 1, pap)
+        tl.store(partial + N_PROGRAMS, rr)  # for the next launch, which overwrites the status
     start = tl.program_id(0).to(tl.int64) * BLOCK_N
     acc = tl.full((BLOCK_N,), 0.0, ACC)
     for i in range(start, n, N_PROGRAMS * BLOCK_N):
@@ -69,6 +74,9 @@ def _solution_kernel(
         b_r = tl.load(r + o_n, mask=m_n, other=0.0)
         b_p = tl.load(p + o_n, mask=m_n, other=0.0)
         b_ap = tl.load(Ap + o_n, mask=m_n, other=0.0)
+        if HAS_BEFORE:
+            tl.store(before + o_n, b_x, mask=m_n)
+            tl.store(before + n.to(tl.int64) + o_n, b_r, mask=m_n)
         b_r = (b_r - alpha * b_ap).to(r.dtype.element_ty)
         acc += tl.where(m_n, b_r.to(ACC) * b_r.to(ACC), 0.0)
         tl.store(x + o_n, b_x + alpha * b_p, mask=m_n)
@@ -80,9 +88,9 @@ def _solution_kernel(
 def _direction_kernel(
     r,
     p,
-    rr,
+    status,
+    partial,
     partial_rr,
-    rr_next,
     n,
     N_PROGRAMS: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -91,9 +99,9 @@ def _direction_kernel(
 ):
     o_s = tl.arange(0, BLOCK_S)
     total = tl.sum(tl.load(partial_rr + o_s, mask=o_s < N_PROGRAMS, other=0.0), axis=0)
-    beta = total / tl.load(rr).to(ACC)
+    beta = total / tl.load(partial + N_PROGRAMS)
     if tl.program_id(0) == 0:
-        tl.store(rr_next, total)
+        tl.store(status, total)
     start = tl.program_id(0).to(tl.int64) * BLOCK_N
     for i in range(start, n, N_PROGRAMS * BLOCK_N):
         o_n = i + tl.arange(0, BLOCK_N)
@@ -108,7 +116,7 @@ def _plan(request: Request) -> list[Launch]:
     programs = max(1, min(MOST_PROGRAMS, ceil_divide(n, BLOCK_N)))
     is_double = request.dtype == "fp64"
     pointer, sums = f"*{request.dtype}", "*fp64" if is_double else "*fp32"
-    vectors = {"x": pointer, "r": pointer, "p": pointer, "Ap": pointer, "rr": pointer}
+    vectors = dict.fromkeys(("x", "r", "p", "Ap", "status", "before"), pointer)
     shared = {"N_PROGRAMS": programs, "BLOCK_N": BLOCK_N, "ACC": tl.float64 if is_double else tl.float32}
     all_sums = {**shared, "BLOCK_S": power_of_two(programs)}
 
@@ -137,31 +145,29 @@ def _plan(request: Request) -> list[Launch]:
 
     unfused = traffic("cg_update", request).bytes_unfused
     first = {"p": pointer, "Ap": pointer, "partial": sums}
-    second = {**vectors, "partial": sums, "curvature": pointer, "partial_rr": sums}
-    third = {"r": pointer, "p": pointer, "rr": pointer, "partial_rr": sums, "rr_next": pointer}
+    second = {**vectors, "partial": sums, "partial_rr": sums}
+    third = {"r": pointer, "p": pointer, "status": pointer, "partial": sums, "partial_rr": sums}
     return [
         launch(_curvature_kernel, first, shared, 2, 2, 0, unfused),
-        launch(_solution_kernel, second, all_sums, 6, 4, 2, 0),
+        launch(_solution_kernel, second, {**all_sums, "HAS_BEFORE": True}, 6, 4, 4, 0),
         launch(_direction_kernel, third, all_sums, 2, 2, 1, 0),
     ]
 
 
-def cg_update(x: Tensor, r: Tensor, p: Tensor, Ap: Tensor, rr: Tensor) -> tuple[Tensor, Tensor]:
+def cg_update(
+    x: Tensor, r: Tensor, p: Tensor, Ap: Tensor, status: Tensor, before: Tensor | None = None
+) -> None:
     """Take one conjugate-gradient step in place: x, r and p become the next ones.
 
     Parameters
     ----------
     x, r, p, Ap : Tensor of shape (n,)
         Solution, residual, direction, and the matrix times the direction. x, r and p are overwritten.
-    rr : Tensor of shape ()
-        r @ r before the step.
-
-    Returns
-    -------
-    rr_next : Tensor of shape ()
-        r @ r after the step.
-    curvature : Tensor of shape ()
-        p @ Ap before the step. Where it is not positive, x, r and p must not be used.
+    status : Tensor of shape (2,)
+        r @ r before the step, which becomes that after it; beside it is written p @ Ap before the step. Where
+        that is not positive, x, r and p must not be used.
+    before : Tensor of shape (2, n) or None
+        x and r before the step are written here.
 
     Raises
     ------
@@ -170,13 +176,16 @@ def cg_update(x: Tensor, r: Tensor, p: Tensor, Ap: Tensor, rr: Tensor) -> tuple[
     """
     if x.dim() != 1 or x.dtype not in DTYPES:
         raise ValueError(f"x must be a vector of floats; got {x.dtype} of shape {tuple(x.shape)}")
-    check_tensors(x, x=(x, x.shape), r=(r, x.shape), p=(p, x.shape), Ap=(Ap, x.shape), rr=(rr, ()))
+    check_tensors(x, x=(x, x.shape), r=(r, x.shape), p=(p, x.shape), Ap=(Ap, x.shape), status=(status, (2,)))
     n = len(x)
+    if before is not None:
+        check_tensors(x, before=(before, (2, n)))
     first, second, third = plan("cg_update", None, x, n)
+    if before is None:
+        second = replace(second, constexprs={**second.constexprs, "HAS_BEFORE": False})
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    partial, partial_rr = torch.empty((2, first.grid[0]), dtype=dtype, device=x.device)
-    rr_next, curvature = torch.empty((2, 1), dtype=x.dtype, device=x.device)
+    # after the partial sums of each there is room for r @ r
+    partial, partial_rr = torch.empty((2, first.grid[0] + 1), dtype=dtype, device=x.device)
     first.run(p, Ap, partial, n)
-    second.run(x, r, p, Ap, rr, partial, curvature, partial_rr, n)
-    third.run(r, p, rr, partial_rr, rr_next, n)
-    return rr_next[0], curvature[0]
+    second.run(x, r, p, Ap, status, status if before is None else before, partial, partial_rr, n)
+    third.run(r, p, status, partial, partial_rr, n)

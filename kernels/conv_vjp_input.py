@@ -23,6 +23,7 @@ from .device import multiply, tile_of
 from .launch import Launch, Request, plan, planner
 from .shapes import BLOCK_E, ceil_divide, filled, traffic
 from .tiles import accumulator, arithmetic, elements, tile_for
+from .weights import form_of
 
 if TYPE_CHECKING:
     from hfcnn.network import ConvLayer
@@ -237,7 +238,5 @@ def conv_vjp_input(
     out = torch.empty((*leading, *layer.input_shape), dtype=g.dtype, device=g.device)
     n_images, rows = leading[0], leading[1] if len(leading) > 1 else 1
     transpose, launch = plan("conv_vjp_input", layer, g, n_images, precision, n_outputs=rows)
-    w_t = torch.empty(transpose.constexprs["SIZE"], dtype=g.dtype, device=g.device)
-    transpose.run(w, w_t)
-    launch.run(g, w_t, selection, out, n_images * rows)
+    launch.run(g, form_of(w, "transposed", transpose), selection, out, n_images * rows)
     return out

@@ -199,7 +199,13 @@ def _plan_both(request: Request) -> list[Launch]:
 
 
 def conv_vjp_weight(
-    g: Tensor, z: Tensor, selection: Tensor, layer: ConvLayer, *, precision: str = "tf32"
+    g: Tensor,
+    z: Tensor,
+    selection: Tensor,
+    layer: ConvLayer,
+    *,
+    out: Tensor | None = None,
+    precision: str = "tf32",
 ) -> tuple[Tensor, Tensor]:
     """Carry a cotangent back to the layer's weight and bias (50), (51), summed over images.
 
@@ -213,6 +219,8 @@ def conv_vjp_weight(
         `conv_forward`'s.
     layer : ConvLayer
         The layer's geometry.
+    out : Tensor of shape (n_m,) or None
+        Where to write both gradients, weight first; they are then views of it.
     precision : {"tf32", "tf32x3", "ieee"}, default="tf32"
         Arithmetic of products on float32.
 
@@ -233,7 +241,9 @@ def conv_vjp_weight(
     sums = torch.float64 if z.dtype == torch.float64 else torch.float32
     shape = (second.constexprs["N_ROWS"], second.constexprs["N_COLUMNS"])
     partial = torch.empty(shape, dtype=sums, device=z.device)
-    out = torch.empty(layer.n_parameters, dtype=z.dtype, device=z.device)
+    if out is None:
+        out = torch.empty(layer.n_parameters, dtype=z.dtype, device=z.device)
+    check_tensors(z, out=(out, (layer.n_parameters,)))
     first.run(g, border_images(z, layer), selection, partial, n_images)
     second.run(partial, out)
     n_weights = layer.filters * layer.fan_in
@@ -248,6 +258,7 @@ def conv_vjp(
     layer: ConvLayer,
     *,
     needs_input: bool = True,
+    out: Tensor | None = None,
     precision: str = "tf32",
 ) -> tuple[Tensor | None, Tensor, Tensor]:
     """Carry a cotangent of the layer's output back to its input, weight and bias (50), (51), (58).
@@ -266,6 +277,8 @@ def conv_vjp(
         The layer's geometry.
     needs_input : bool, default=True
         False skips the gradient in the input, which the first layer has no use for.
+    out : Tensor of shape (n_m,) or None
+        Where to write the gradients in weight and bias, as in `conv_vjp_weight`.
     precision : {"tf32", "tf32x3", "ieee"}, default="tf32"
         Arithmetic of products on float32.
 
@@ -276,7 +289,7 @@ def conv_vjp(
         Summed over images, as is `g_bias`.
     g_bias : Tensor of shape (O,)
     """
-    g_weight, g_bias = conv_vjp_weight(g, z, selection, layer, precision=precision)
+    g_weight, g_bias = conv_vjp_weight(g, z, selection, layer, out=out, precision=precision)
     if not needs_input:
         return None, g_weight, g_bias
     return conv_vjp_input(g, w, selection, layer, precision=precision), g_weight, g_bias

@@ -74,7 +74,14 @@ def _plan(request: Request) -> list[Launch]:
 
 
 def jacobian_vjp(
-    z: Tensor, D: Tensor, q: Tensor, selection: Tensor, layer: ConvLayer, *, precision: str = "tf32"
+    z: Tensor,
+    D: Tensor,
+    q: Tensor,
+    selection: Tensor,
+    layer: ConvLayer,
+    *,
+    out: Tensor | None = None,
+    precision: str = "tf32",
 ) -> tuple[Tensor, Tensor]:
     """Apply the transpose of a layer's block of the stored Jacobian to q (80), summed over images.
 
@@ -90,6 +97,8 @@ def jacobian_vjp(
         `conv_forward`'s.
     layer : ConvLayer
         The layer's geometry.
+    out : Tensor of shape (n_m,) or None
+        Where to write both gradients, as in `hfcnn.kernels.conv_vjp_weight`.
     precision : {"tf32", "tf32x3", "ieee"}, default="tf32"
         Arithmetic of products on float32; the sum over k is in float32 throughout.
 
@@ -110,4 +119,4 @@ def jacobian_vjp(
     contract, *_ = plan("jacobian_vjp", layer, z, n_images, precision, n_outputs=rows)
     g = torch.empty((n_images, *layer.output_shape), dtype=z.dtype, device=z.device)
     contract.run(D, q, g)
-    return conv_vjp_weight(g, z, selection, layer, precision=precision)
+    return conv_vjp_weight(g, z, selection, layer, out=out, precision=precision)

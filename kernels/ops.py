@@ -15,6 +15,7 @@ from .conv_vjp_weight import conv_vjp, conv_vjp_weight
 from .gram import conv_cotangent_gram, conv_patch_gram
 from .jacobian_jvp import jacobian_jvp
 from .jacobian_vjp import jacobian_vjp
+from .weights import conv_weight
 
 __all__ = [
     "cg_update",
@@ -27,6 +28,7 @@ __all__ = [
     "conv_vjp",
     "conv_vjp_input",
     "conv_vjp_weight",
+    "conv_weight",
     "jacobian_jvp",
     "jacobian_vjp",
 ]

@@ -154,8 +154,9 @@ def traffic(op: str, request: Request) -> Traffic:
     """Count an op's operations and bytes; two-pass ops without their partial sums."""
     if op == "cg_update":
         n, size = request.n_images, request.item_size
-        # curvature, x and r, p; torch: two dot products, alpha p, x, alpha Ap, r, beta p, p
-        return Traffic(12 * n, 8 * n * size, 3 * n * size, 18 * n * size)
+        # curvature, x and r and what they were, p; torch: what they were, two dot products, alpha p, x,
+        # alpha Ap, r, beta p, p
+        return Traffic(12 * n, 8 * n * size, 5 * n * size, 22 * n * size)
     count = _COUNTS[op]
     return count(_Sizes.of(request.layer, request.n_images), request, _index_bytes(request))
 

@@ -22,7 +22,7 @@ from .tiles import elements, is_joint
 if TYPE_CHECKING:
     from hfcnn.network import ConvLayer
 
-__all__ = ["n_partial", "pack_weight", "plan_pack", "plan_sum_gradient"]
+__all__ = ["conv_weight", "form_of", "n_partial", "pack_weight", "plan_pack", "plan_sum_gradient"]
 
 #: Elements that a program sums: enough programs for a small weight, and whole cache lines.
 BLOCK_S = 128
@@ -103,13 +103,39 @@ def plan_pack(op: str, request: Request) -> list[Launch]:
     ]
 
 
+class KeptWeight(Tensor):
+    """A weight that several products read, with the forms of it that kernels read, each made once."""
+
+    forms: dict[str, Tensor]
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+
+def conv_weight(w: Tensor, layer: ConvLayer) -> Tensor:
+    """Weight (O, KH, KW, C) for several products: they share what they make of it."""
+    kept = w.as_subclass(KeptWeight)
+    kept.forms = {}
+    return kept
+
+
+def form_of(w: Tensor, name: str, launch: Launch | None) -> Tensor:
+    """Form of a weight that a launch makes, or else an aligned copy: the one that is kept, or a new one."""
+    if isinstance(w, KeptWeight) and name in w.forms:
+        return w.forms[name]
+    if launch is None:
+        made = w.clone()
+    else:
+        made = torch.empty(launch.constexprs["SIZE"], dtype=w.dtype, device=w.device)
+        launch.run(w, made)
+    if isinstance(w, KeptWeight):
+        w.forms[name] = made
+    return made
+
+
 def pack_weight(w: Tensor, pack: list[Launch]) -> Tensor:
     """Weight as a kernel reads it: packed by the launch of `plan_pack`, if there is one, and aligned."""
-    if pack:
-        packed = torch.empty(pack[0].constexprs["SIZE"], dtype=w.dtype, device=w.device)
-        pack[0].run(w, packed)
-        return packed
-    return w if w.data_ptr() % 16 == 0 else w.clone()
+    if not pack and w.data_ptr() % 16 == 0:
+        return w
+    return form_of(w, "packed", pack[0] if pack else None)
 
 
 @triton.jit

@@ -132,7 +132,8 @@ def test_update_is_replaceable():
     A, b = spd(5)
     seen = []
 
-    def update(x, r, p, Ap, rr):
+    def update(x, r, p, Ap, status, before):
+        rr = status[0].clone()
         seen.append(float(rr))
         torch.testing.assert_close(Ap, A @ p)
         curvature = p @ Ap
@@ -140,7 +141,7 @@ def test_update_is_replaceable():
         r -= rr / curvature * Ap
         rr_next = r @ r
         p.copy_(r + rr_next / rr * p)
-        return rr_next, curvature
+        status.copy_(torch.stack((rr_next, curvature)))
 
     result = conjugate_gradient(lambda v: A @ v, b, tol=1e-12, update=update)
     dense.assert_close(result.x, torch.linalg.solve(A, b))

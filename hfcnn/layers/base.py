@@ -8,17 +8,37 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from hfcnn.backend import LayerOps
 
-__all__ = ["Layer", "LayerDescription", "Pair", "LayerShape", "as_pair"]
+__all__ = ["Layer", "LayerDescription", "Pair", "LayerShape", "aligned", "as_pair", "multiply_into"]
 
 Pair: TypeAlias = tuple[int, int]
 
 #: Of one image: (H, W, C), or (units,) once it is flat.
 LayerShape: TypeAlias = tuple[int, ...]
+
+#: Bytes that torch aligns its arrays to.
+ALIGNMENT = 64
+
+
+def aligned(a: Tensor) -> Tensor:
+    """Return an array as it is where torch could have put it; else a copy, by which MKL rounds alike."""
+    return a.clone() if a.data_ptr() % ALIGNMENT else a
+
+
+def multiply_into(a: Tensor, b: Tensor, out: Tensor) -> None:
+    """Write a @ b to `out`, of its shape: at once where that is aligned as arrays of torch are.
+
+    Elsewhere MKL may round otherwise than it does into an array of its own, which is then copied.
+    """
+    if out.data_ptr() % ALIGNMENT:
+        out.copy_(a @ b)
+    else:
+        torch.matmul(a, b, out=out)
 
 
 @dataclass(frozen=True)
@@ -144,6 +164,10 @@ class Layer(ABC):
         """Return the network's images in the form that this layer, the first, reads fastest."""
         return z
 
+    def weight(self, w: Tensor, ops: LayerOps) -> Tensor:
+        """Return the weight in a form that several products read: what they make of it is made once."""
+        return w
+
     def check_backend(self, name: str) -> None:  # noqa: B027, most kinds have nothing to refuse
         """Raise a ValueError if the backend of that name cannot compute this layer."""
 
@@ -172,9 +196,20 @@ class Layer(ABC):
 
     @abstractmethod
     def vjp(
-        self, g: Tensor, z: Tensor, w: Tensor, selection: Any, ops: LayerOps, *, needs_input: bool
-    ) -> tuple[Tensor | None, Tensor, Tensor]:
-        """Carry a cotangent of the output back to the input (None if not needed), weight and bias."""
+        self,
+        g: Tensor,
+        z: Tensor,
+        w: Tensor,
+        selection: Any,
+        ops: LayerOps,
+        out: Tensor,
+        *,
+        needs_input: bool,
+    ) -> Tensor | None:
+        """Carry a cotangent of the output back to the input; None if that is not needed.
+
+        The gradients in weight and bias, one after the other, are written to `out` (n_m,).
+        """
 
     # -- Kronecker factors ----------------------------------------------------------------------------------
 
@@ -234,9 +269,9 @@ class Layer(ABC):
 
     @abstractmethod
     def rows_vjp(
-        self, z: Tensor, rows: Tensor | None, q: Tensor, selection: Any, ops: LayerOps
-    ) -> tuple[Tensor, Tensor]:
-        """Apply its block's transpose to q (N, K) (80): gradients of weight and bias."""
+        self, z: Tensor, rows: Tensor | None, q: Tensor, selection: Any, ops: LayerOps, out: Tensor
+    ) -> None:
+        """Apply its block's transpose to q (N, K) (80): gradients of weight and bias go to `out` (n_m,)."""
 
     @abstractmethod
     def patches(self, z: Tensor) -> Tensor:

@@ -194,6 +194,10 @@ class ConvLayer(Layer):
         """Return the network's images as the convolutions of `ops` read them fastest."""
         return ops.conv_images(z, self)
 
+    def weight(self, w: Tensor, ops: LayerOps) -> Tensor:
+        """Return the weight as the convolutions of `ops` keep it for several products."""
+        return ops.conv_weight(w, self)
+
     def check_backend(self, name: str) -> None:
         """Refuse average pooling where there are no kernels for it."""
         if self.pooling == "average" and name != "torch":
@@ -227,11 +231,19 @@ class ConvLayer(Layer):
         return z_next_dot
 
     def vjp(
-        self, g: Tensor, z: Tensor, w: Tensor, selection: Any, ops: LayerOps, *, needs_input: bool
-    ) -> tuple[Tensor | None, Tensor, Tensor]:
+        self,
+        g: Tensor,
+        z: Tensor,
+        w: Tensor,
+        selection: Any,
+        ops: LayerOps,
+        out: Tensor,
+        *,
+        needs_input: bool,
+    ) -> Tensor | None:
         """Carry a cotangent back to the input, weight and bias (50), (51), (58)."""
-        g_input, g_weight, g_bias = ops.conv_vjp(g, z, w, selection, self, needs_input=needs_input)
-        return g_input, g_weight, g_bias
+        g_input: Tensor | None = ops.conv_vjp(g, z, w, selection, self, needs_input=needs_input, out=out)[0]
+        return g_input
 
     def cotangent(self, g: Tensor, selection: Any) -> Tensor:
         """Carry a cotangent of the output back to before ReLU and pooling: (N, Hc, Wc, O)."""
@@ -285,11 +297,10 @@ class ConvLayer(Layer):
         return product
 
     def rows_vjp(
-        self, z: Tensor, rows: Tensor | None, q: Tensor, selection: Any, ops: LayerOps
-    ) -> tuple[Tensor, Tensor]:
+        self, z: Tensor, rows: Tensor | None, q: Tensor, selection: Any, ops: LayerOps, out: Tensor
+    ) -> None:
         """Apply its block's transpose (80)."""
-        g_weight, g_bias = ops.jacobian_vjp(z, rows, q, selection, self)
-        return g_weight, g_bias
+        ops.jacobian_vjp(z, rows, q, selection, self, out=out)
 
     def patches(self, z: Tensor) -> Tensor:
         """phi(pad(Z)) (7)."""

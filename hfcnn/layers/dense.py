@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hfcnn.layers.base import Layer, LayerDescription, LayerShape, Pair
+from hfcnn.layers.base import Layer, LayerDescription, LayerShape, Pair, multiply_into
 from hfcnn.selection import mask
 
 if TYPE_CHECKING:
@@ -116,12 +116,27 @@ class DenseLayer(Layer):
         return s_dot if selection is None else mask(s_dot, selection)
 
     def vjp(
-        self, g: Tensor, z: Tensor, w: Tensor, selection: Tensor | None, ops: LayerOps, *, needs_input: bool
-    ) -> tuple[Tensor | None, Tensor, Tensor]:
+        self,
+        g: Tensor,
+        z: Tensor,
+        w: Tensor,
+        selection: Tensor | None,
+        ops: LayerOps,
+        out: Tensor,
+        *,
+        needs_input: bool,
+    ) -> Tensor | None:
         """Carry a cotangent back to the input, weight and bias (59)-(61)."""
         if selection is not None:
             g = mask(g, selection)
-        return (g @ w if needs_input else None), g.t() @ z, g.sum(0)
+        self._sum_gradient(g, z, out)
+        return g @ w if needs_input else None
+
+    def _sum_gradient(self, g: Tensor, z: Tensor, out: Tensor) -> None:
+        """Write g^T z and the sum of g, one after the other."""
+        n_weights = self.units * self.inputs
+        multiply_into(g.t(), z, out[:n_weights].view(self.weight_shape))
+        torch.sum(g, 0, out=out[n_weights:])
 
     def cotangent(self, g: Tensor, selection: Tensor | None) -> Tensor:
         """Carry a cotangent of the output back to before the ReLU."""
@@ -161,11 +176,16 @@ class DenseLayer(Layer):
         return s_dot if rows is None else torch.bmm(rows, s_dot.unsqueeze(2)).squeeze(2)
 
     def rows_vjp(
-        self, z: Tensor, rows: Tensor | None, q: Tensor, selection: Tensor | None, ops: LayerOps
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        z: Tensor,
+        rows: Tensor | None,
+        q: Tensor,
+        selection: Tensor | None,
+        ops: LayerOps,
+        out: Tensor,
+    ) -> None:
         """Apply its block's transpose (80), (82)."""
-        g = q if rows is None else torch.bmm(q.unsqueeze(1), rows).squeeze(1)
-        return g.t() @ z, g.sum(0)
+        self._sum_gradient(q if rows is None else torch.bmm(q.unsqueeze(1), rows).squeeze(1), z, out)
 
     def patches(self, z: Tensor) -> Tensor:
         """The input as it is."""

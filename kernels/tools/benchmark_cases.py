@@ -56,7 +56,8 @@ def draw_arguments(
     if layer is None:
         # a direction much longer than the residual: repeated steps, each from the last, stay finite
         r, p = draw(n_images), draw(n_images, scale=1e4)
-        values: dict[str, Any] = {"x": draw(n_images), "r": r, "p": p, "Ap": p + draw(n_images), "rr": r @ r}
+        values: dict[str, Any] = {"x": draw(n_images), "r": r, "p": p, "Ap": p + draw(n_images)}
+        values |= {"status": torch.stack((r @ r, r @ r)), "before": draw(2, n_images)}
         return OpArguments(op, None, values, None)
     spread = math.sqrt(2 / layer.fan_in)
     many = n_outputs > 1
@@ -141,7 +142,7 @@ def judged_outputs(
     """
     if case.op == "cg_update":
         after = values if values is not None else case.values
-        return (*result, after["x"], after["r"], after["p"])
+        return tuple(after[name] for name in ("status", "x", "r", "p", "before"))
     if case.op == "conv_forward":
         return (result[0], _picked(case, result[1])) if isinstance(result, tuple) else (result, result)
     return result if isinstance(result, tuple) else (result,)

@@ -71,3 +71,47 @@ def test_no_images(odd, kernels):
     g_input, g_weight, g_bias = kernels.conv_vjp(p.g[:0], p.z[:0], p.w, p.code[:0], p.layer)
     assert g_input.shape == (0, *p.layer.input_shape)
     assert not g_weight.any() and not g_bias.any()
+
+
+def test_gradients_are_written_where_they_are_wanted(odd, kernels):
+    """At any place of a vector, with what is around it left alone."""
+    for name in ("three-channels", "stride-2"):
+        p = odd(name)
+        n_images, n = len(p.z), p.layer.n_parameters
+        D, q = p.g.unsqueeze(1).contiguous(), torch.ones(n_images, 1, dtype=p.g.dtype, device=p.g.device)
+        for module in (kernels, ops):
+            whole = p.g.new_full((n + 4,), 7.0)
+            out = whole[3 : 3 + n]
+            _, weight, bias = module.conv_vjp(p.g, p.z, p.w, p.code, p.layer)
+            expected = torch.cat((weight.flatten(), bias))
+            results = (
+                module.conv_vjp(p.g, p.z, p.w, p.code, p.layer, out=out)[1:],
+                module.conv_vjp_weight(p.g, p.z, p.code, p.layer, out=out),
+                module.jacobian_vjp(p.z, D, q, p.code, p.layer, out=out),
+            )
+            for g_weight, g_bias in results:
+                assert g_weight.data_ptr() == out.data_ptr() and g_weight.shape == p.layer.weight_shape
+                assert g_bias.data_ptr() == out[-p.layer.filters :].data_ptr()
+            torch.testing.assert_close(out, expected)
+            assert whole[:3].tolist() == [7.0] * 3 and whole[-1] == 7
+
+
+def test_a_kept_weight_is_brought_into_each_form_once(odd, kernels, monkeypatch):
+    p = odd("three-channels")
+    whole = torch.zeros(p.w.numel() + 1, dtype=p.w.dtype, device=p.w.device)
+    w = whole[1:].view_as(p.w).copy_(p.w)  # on no 16 bytes
+    kept, runs, run = kernels.conv_weight(w, p.layer), [], kernels.Launch.run
+
+    def counted(self, *arguments):
+        runs.append(self.kernel.__name__)
+        run(self, *arguments)
+
+    monkeypatch.setattr(kernels.Launch, "run", counted)
+    for weight, transposed in ((w, 2), (kept, 1)):
+        runs.clear()
+        for _ in range(2):
+            g_input = kernels.conv_vjp_input(p.g, weight, p.code, p.layer)
+            jvp = kernels.conv_jvp(p.z, p.z_dot, weight, p.v, p.v_bias, p.code, p.layer)
+        assert torch.equal(g_input, kernels.conv_vjp_input(p.g, p.w, p.code, p.layer))
+        assert torch.equal(jvp, kernels.conv_jvp(p.z, p.z_dot, p.w, p.v, p.v_bias, p.code, p.layer))
+        assert runs.count("_transpose_kernel") == transposed + 1  # one for the comparison
