@@ -213,3 +213,29 @@ def test_networks_can_be_lists_tuples_and_networks():
     for network in (tuple(NETWORK), Network(NETWORK, (28, 28, 3), 2)):
         np.testing.assert_array_equal(newton(network=network).fit(X, y).theta_, expected)
     assert newton(network=[Dense(5)]).fit(X, y).network_.n_parameters == 5 * 65 + 10 * 6
+
+
+def test_raw_pixels_for_a_model_of_other_numbers():
+    """Where the fit was to numbers in 0..1 and `scale` found nothing to do, pixels are a mistake."""
+    pixels = np.rint(255 * X).astype(np.uint8)
+    classifier = newton(max_iter=1).fit(X, y)
+    for wrong in (pixels, pixels.astype(np.float32)):
+        with pytest.warns(
+            UserWarning, match="X holds raw pixels, whole numbers up to 255, but the images of"
+        ):
+            classifier.predict(wrong)
+        with pytest.warns(UserWarning, match="X_val holds raw pixels"):
+            newton(max_iter=1).fit(X, y, X_val=wrong, y_val=y)
+        with pytest.warns(UserWarning, match="X holds raw pixels"):
+            classifier.partial_fit(wrong, y)
+        newton(max_iter=1, scale=False).fit(X, y).predict(wrong)  # who says so means it
+    classifier.predict((X > 0.5).astype(int))  # within 0..1
+
+
+def test_numbers_in_0_to_1_for_a_model_of_raw_pixels_are_the_same_images():
+    """Each image is scaled by its own extremes, so units do not matter to a model that scales."""
+    pixels = np.rint(255 * X).astype(np.uint8)
+    classifier = newton(max_iter=2, scale="auto").fit(pixels, y)
+    np.testing.assert_allclose(
+        classifier.decision_function(pixels / 255), classifier.decision_function(pixels), rtol=1e-3, atol=1e-4
+    )

@@ -279,6 +279,27 @@ def test_torch_module_gives_the_same_outputs(network):
     np.testing.assert_allclose(outputs, classifier.decision_function(X), atol=1e-5)
 
 
+@pytest.mark.parametrize("loss", ["squared", "cross_entropy"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_torch_module_scales_raw_pixels_and_gives_probabilities(loss, channels):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (60, 9, 8, channels), dtype=np.uint8)
+    pixels[0] = 7  # of one colour
+    classifier = newton(loss=loss, network=[Conv(4, 3, pool=2)], scale="auto").fit(pixels, np.arange(60) % 3)
+    given = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    with torch.inference_mode():
+        outputs = classifier.to_torch()(given).numpy()
+        probabilities = classifier.to_torch(probabilities=True)(given).numpy()
+    np.testing.assert_allclose(outputs, classifier.decision_function(pixels), atol=1e-5)
+    np.testing.assert_allclose(probabilities, classifier.predict_proba(pixels), atol=1e-5)
+    assert isinstance(classifier.to_torch(probabilities=True)[-1], torch.nn.Softmax) == (loss != "squared")
+    # without the scaler's module it is another function
+    scaled = ImageScaler().fit_transform(pixels)
+    plain = newton(loss=loss, network=[Conv(4, 3, pool=2)]).fit(scaled, np.arange(60) % 3)
+    np.testing.assert_allclose(outputs, plain.decision_function(scaled), atol=1e-4)
+    assert len(plain.to_torch()) == len(classifier.to_torch()) - 1
+
+
 @pytest.mark.parametrize("network", NETWORKS, ids=["conv", "odd", "dense", "cnn5", "average"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_onnx_gives_the_same_labels(network, channels, tmp_path):

@@ -5,6 +5,8 @@ import sys
 import matplotlib
 import numpy as np
 import pytest
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from small import digits, newton, sgd
 
 from hfcnn import Conv, plots
@@ -68,6 +70,42 @@ def test_filters(channels):
     assert plots.filters(classifier, layer=1).images[0].get_array().shape == (3, 7)
     with pytest.raises(ValueError, match="layer 2 is not one of the network's convolutional layers"):
         plots.filters(classifier, layer=2)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_misclassified(classifier, channels):
+    images, labels = (X, y) if channels == 1 else (np.repeat(X[..., np.newaxis], 3, axis=3), y)
+    if channels == 3:
+        classifier = newton(max_iter=1).fit(images, labels)
+    labels = np.where(np.arange(len(y)) < 7, (y + 1) % 10, y)  # at least some are wrong
+    ax = plots.misclassified(classifier, images, labels, n_images=5)
+    probabilities = classifier.predict_proba(images)
+    wrong = np.flatnonzero(probabilities.argmax(1) != labels)
+    expected = sorted(wrong, key=lambda row: -probabilities[row].max())[:5]
+    assert len(wrong) >= 7 and len(ax.images) == 5
+    assert [text.get_text() for text in ax.texts] == [
+        f"{labels[row]} → {probabilities[row].argmax()}  {probabilities[row].max():.0%}" for row in expected
+    ]
+    for row, shown in zip(expected, ax.images, strict=True):
+        stretched = (images[row] - images[row].min()) / np.ptp(images[row])
+        np.testing.assert_allclose(shown.get_array(), stretched, atol=1e-6)
+    assert ax.get_title().startswith(f"{len(wrong)} of 100 wrong")
+    ax.figure.canvas.draw()
+
+
+def test_misclassified_by_a_pipeline_of_flat_images_with_names():
+    names, flat = np.array(list("abcdefghij"))[y], X.reshape(len(X), -1)
+    pipeline = make_pipeline(StandardScaler(), newton(max_iter=1)).fit(flat, names)
+    ax = plots.misclassified(pipeline, flat, names, n_images=3)
+    wrong = pipeline.predict(flat) != names
+    assert len(ax.images) == 3 and ax.images[0].get_array().shape == (8, 8)
+    assert ax.get_title().startswith(f"{wrong.sum()} of 100 wrong")
+    none = plots.misclassified(pipeline, flat[~wrong], names[~wrong])
+    assert not none.images and none.get_title().startswith("0 of")
+    with pytest.raises(ValueError, match="n_images must be an integer from 1 on; got 0"):
+        plots.misclassified(pipeline, flat, names, n_images=0)
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        plots.misclassified(pipeline, flat, names[1:])
 
 
 def test_axes_can_be_given(classifier):

@@ -217,6 +217,7 @@ class CNNClassifier(CallbackSupportMixin, PlannedCNN):  # type: ignore[misc]
     def _validation_monitors(self, validation: ImageSet | None, objective: Objective) -> list[Monitor]:
         if validation is None:
             return []
+        self._warn_of_pixels(validation.images, "X_val")
         data = Images(
             self.network_,
             self._scaled(validation.images),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, Self, cast
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from hfcnn.backend import Backend, get_backend
 from hfcnn.estimator.images import ImageShape, assert_images_finite, view_images
 from hfcnn.estimator.labels import Array
-from hfcnn.estimator.scaling import ScaleImages, scaled_images
+from hfcnn.estimator.scaling import ScaleImages, holds_pixels, scaled_images
 from hfcnn.estimator.threads import with_threads
 from hfcnn.files import check_output_path, write_atomically
 from hfcnn.loss import Loss, get_loss
@@ -23,10 +24,25 @@ from hfcnn.onnx_export import onnx_model
 from hfcnn.persistence import load_model, save_model
 from hfcnn.preprocessing import ImageScaler
 
-__all__ = ["FittedCNN"]
+__all__ = ["FittedCNN", "Probabilities"]
 
 #: Outputs beyond this are shifted before probabilities are made of them, so that nothing overflows.
 LARGE_OUTPUT = 1e6
+
+#: Images that are looked at to see whether they are raw pixels.
+N_LOOKED_AT = 64
+
+
+class Probabilities(nn.Module):
+    """Probabilities of the classes by the outputs, as a loss means them."""
+
+    def __init__(self, loss: Loss) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, outputs: Tensor) -> Tensor:
+        """Outputs (N, K) to probabilities (N, K)."""
+        return self.loss.probabilities(outputs)
 
 
 class FittedCNN(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -37,6 +53,7 @@ class FittedCNN(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """
 
     loss: str
+    scale: bool | str
     image_shape: Any
     backend: str
     device: str
@@ -180,8 +197,14 @@ class FittedCNN(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         return cast("Self", load_model(cls, path, parameters))
 
-    def to_torch(self) -> nn.Sequential:
+    def to_torch(self, *, probabilities: bool = False) -> nn.Sequential:
         """Build the fitted network as a ``torch.nn.Sequential``: NCHW images in, outputs out.
+
+        Parameters
+        ----------
+        probabilities : bool, default=False
+            Whether a last module makes probabilities of the outputs, those of `predict_proba`: a
+            ``torch.nn.Softmax`` where the loss is "cross_entropy".
 
         Returns
         -------
@@ -189,11 +212,14 @@ class FittedCNN(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             Its first module scales the images, if the classifier does (`scaler_`).
         """
         check_is_fitted(self)
-        module = self.network_.to_torch(self._theta(torch.device("cpu")))
-        if self.scaler_ is None:
-            return module
-        mean = np.asarray(self.scaler_.mean_, self.theta_.dtype).reshape(self.image_shape_)
-        return nn.Sequential(ScaleImages(torch.from_numpy(mean).permute(2, 0, 1).contiguous()), *module)
+        modules = list(self.network_.to_torch(self._theta(torch.device("cpu"))))
+        if self.scaler_ is not None:
+            mean = np.asarray(self.scaler_.mean_, self.theta_.dtype).reshape(self.image_shape_)
+            modules.insert(0, ScaleImages(torch.from_numpy(mean).permute(2, 0, 1).contiguous()))
+        if probabilities:
+            loss = self._loss_function()
+            modules.append(nn.Softmax(1) if loss.name == "cross_entropy" else Probabilities(loss))
+        return nn.Sequential(*modules)
 
     def export_onnx(self, path: Any, scaler: ImageScaler | None = None) -> None:
         """Write the fitted classifier as one ONNX graph: any number of images in, labels out.
@@ -237,9 +263,21 @@ class FittedCNN(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         images = self._view_images(X, reset=False)
         assert_images_finite(images, "X", self)
+        self._warn_of_pixels(images, "X")
         backend = self._get_backend()
         theta = self._theta(backend.device)
         return outputs(self.network_, theta, self._scaled(images), backend, self.batch_size)
+
+    def _warn_of_pixels(self, images: Any, name: str) -> None:
+        """Warn of raw pixels where the fit was to other numbers; by the first images, to read no more."""
+        is_left_as_it_is = getattr(self, "scale", None) == "auto" and getattr(self, "scaler_", None) is None
+        if is_left_as_it_is and (first := images[:N_LOOKED_AT]).max() > 1 and holds_pixels(first):
+            warnings.warn(
+                f"{name} holds raw pixels, whole numbers up to {first.max():g}, but the images of the fit "
+                "were not, and were taken as they were: give both in the same units",
+                UserWarning,
+                stacklevel=5,
+            )
 
     def _scaled(self, images: Any) -> Any:
         """Checked images as the network takes them: scaled batch by batch, if the fit's were."""

@@ -241,6 +241,7 @@ class PlannedCNN(FittedCNN, metaclass=ABCMeta):
         """Choose what the parameters leave to the images: the strength of regularisation, and a scaler."""
         self.C_ = strength(self.C, self._total_weight(data))
         if go_on:
+            self._warn_of_pixels(data.images, "X")
             return
         wanted = holds_pixels(data.images) if isinstance(self.scale, str) else self.scale
         given = self._ranks if self._is_given else None
