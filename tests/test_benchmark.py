@@ -133,3 +133,17 @@ def test_ablation_prints_a_row_a_variant(tmp_path):
     assert header == "| noise | 1 passes | 2.5 passes |"
     assert [row.split(" | ")[0].strip("| ") for row in body] == list(VARIANTS)
     assert all(0 <= float(cell) <= 100 for row in body for cell in row.strip("| ").split(" | ")[1:])
+
+
+def test_choices_are_tried_once_and_tabled(tmp_path):
+    arguments = ["choices", str(tmp_path / "trials"), "--images", "20", "--seeds", "2", "--max-iter", "1"]
+    arguments += ["--solver", "newton-cg", "--loss", "squared", "--subset", "5", "--strength", "100"]
+    first = runner.invoke(app, arguments)
+    assert first.exit_code == 0, first.output
+    trials = [json.loads(line) for line in (tmp_path / "trials").read_text().splitlines()]
+    mean, least = (100 * f([trial["accuracy"] for trial in trials]) for f in (np.mean, min))
+    header, _, row = first.stdout.strip().splitlines()
+    assert header == "| data | images | newton-cg, squared, Cl 100, S 5 |"
+    assert row.startswith(f"| digits | 20 | {mean:.1f} (from {least:.1f}; ")
+    again = runner.invoke(app, arguments)
+    assert again.stdout == first.stdout and not again.stderr  # nothing is run again
