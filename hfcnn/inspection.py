@@ -16,7 +16,7 @@ from hfcnn.estimator.scaling import ScaleImages
 __all__ = ["saliency"]
 
 #: Values of images that are differentiated at a time.
-CHUNK = 2**18
+VALUES_AT_A_TIME = 2**18
 
 
 def saliency(classifier: Any, X: Any, y: Any = None) -> NDArray[Any]:
@@ -58,7 +58,7 @@ def saliency(classifier: Any, X: Any, y: Any = None) -> NDArray[Any]:
     scale = modules.pop(0) if isinstance(modules[0], ScaleImages) else torch.nn.Identity()
     network = torch.nn.Sequential(*modules)
     maps, start = [np.empty((0, *images.shape[1:3]), classifier.theta_.dtype)], 0
-    for part in chunks(images, CHUNK):
+    for part in chunks(images, VALUES_AT_A_TIME):
         pixels = torch.from_numpy(np.asarray(part, classifier.theta_.dtype)).permute(0, 3, 1, 2)
         pixels = scale(pixels).detach().requires_grad_()
         outputs = network(pixels)

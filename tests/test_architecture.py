@@ -45,14 +45,8 @@ LAYERS = {
         *("hfcnn.callbacks", "hfcnn.file_values"),
     ],
     "tools": [
-        *(
-            "hfcnn.commands",
-            "hfcnn.plots",
-            "hfcnn.inspection",
-            "hfcnn.demo",
-            "hfcnn.kernels.tools",
-            "hfcnn.kernels.tools.*",
-        ),
+        *("hfcnn.commands", "hfcnn.plots", "hfcnn.inspection", "hfcnn.demo"),
+        *("hfcnn.kernels.tools", "hfcnn.kernels.tools.*"),
         *("hfcnn.benchmark", "hfcnn.benchmark.*", "hfcnn.experiments", "hfcnn.experiments.*"),
     ],
     "entrances": ["hfcnn", "hfcnn.cli", "hfcnn.cli.*", "hfcnn.__main__"],

@@ -42,7 +42,7 @@ def test_saliency_of_raw_pixels_is_in_scaled_ones(monkeypatch):
     plain.theta_ = classifier.theta_
     maps = saliency(classifier, pixels)
     np.testing.assert_allclose(maps, saliency(plain, scaled), rtol=1e-4, atol=1e-6)
-    monkeypatch.setattr("hfcnn.inspection.CHUNK", 7 * 64)  # a few images at a time
+    monkeypatch.setattr("hfcnn.inspection.VALUES_AT_A_TIME", 7 * 64)  # a few images at a time
     np.testing.assert_allclose(saliency(classifier, pixels), maps, rtol=1e-4, atol=1e-6)
 
 
