@@ -24,7 +24,7 @@ from hfcnn.estimator.checkpoint import (
     state_fields,
 )
 from hfcnn.estimator.images import ImageSet
-from hfcnn.estimator.labels import Array, largest_share
+from hfcnn.estimator.labels import Array
 from hfcnn.estimator.monitors import Checkpoint, EarlyStopping, OnAllRanks, UserCallbacks, Validation
 from hfcnn.estimator.parameters import SMALLEST_C_TIMES_IMAGES
 from hfcnn.estimator.plan import FitPlan, PlannedCNN
@@ -195,7 +195,7 @@ class CNNClassifier(CallbackSupportMixin, PlannedCNN):  # type: ignore[misc]
 
     def _look_back(self, plan: FitPlan) -> None:
         """Note if nothing was learned: nearly all images are taken for the largest class."""
-        share = largest_share(plan.data.labels, plan.data.weight)
+        share = plan.largest_share
         accuracy = plan.run.state.training_accuracy
         is_long = len(plan.run.rows) >= FEWEST_ITERATIONS
         if is_long and accuracy <= share + NOTHING_LEARNED * (1 - share):
@@ -203,12 +203,12 @@ class CNNClassifier(CallbackSupportMixin, PlannedCNN):  # type: ignore[misc]
                 f"Nothing was learned: {accuracy:.1%} of the training images are classified rightly, and the "
                 f"largest class has {share:.1%} of them."
             )
-            strength = self.C_ * plan.data.total_weight
+            strength = plan.objective.C  # that of the images of all processes
             if strength < SMALLEST_C_TIMES_IMAGES:
                 message += (
                     f" C times the number of images is {strength:.3g}, with which the regularisation can "
                     "outweigh the images: the objective is then smallest where all outputs are alike. "
-                    f'Raise C to {SMALLEST_C_TIMES_IMAGES / plan.data.total_weight:.2g}, or set C="auto".'
+                    f'Raise C to {SMALLEST_C_TIMES_IMAGES / strength * self.C_:.2g}, or set C="auto".'
                 )
             if self.scaler_ is None:
                 message += " If the images are not scaled, pass scale=True, or scale them to [0, 1]."
@@ -247,6 +247,8 @@ class CNNClassifier(CallbackSupportMixin, PlannedCNN):  # type: ignore[misc]
         scorer = get_scorer(self.scoring)
         images = validation.images[:]  # once: scorers take arrays
         labels = self.classes_[validation.labels]
+        if self._ranks is not None and self._is_given:
+            images, labels = (np.concatenate(self._ranks.gather(own)) for own in (images, labels))
 
         def score(theta: Tensor) -> float:
             model = self._draft()

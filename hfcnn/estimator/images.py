@@ -17,6 +17,7 @@ from sklearn.utils.validation import validate_data
 from hfcnn.datasets.arrays import as_images
 from hfcnn.datasets.shards import Shards
 from hfcnn.estimator.labels import Array, check_labels, check_weights, class_indices, stratified_rows
+from hfcnn.image_reader import Block
 from hfcnn.network import PRESETS, Network
 
 __all__ = [
@@ -76,7 +77,7 @@ class Rows:
         return part
 
 
-def chunks(images: Array | Rows, n_elements: int = CHUNK_ELEMENTS) -> Iterator[Array]:
+def chunks(images: Array | Rows | Block, n_elements: int = CHUNK_ELEMENTS) -> Iterator[Array]:
     """Read images a part at a time, so that no temporary is as large as they are."""
     step = max(1, n_elements // math.prod(images.shape[1:]))
     for start in range(0, len(images), step):

@@ -20,7 +20,6 @@ __all__ = [
     "check_labels",
     "check_weights",
     "class_indices",
-    "largest_share",
     "within_range",
     "stratified_rows",
 ]
@@ -55,12 +54,6 @@ def within_range(weight: NDArray[np.float64]) -> NDArray[np.float64]:
     """Weights for a weighted mean, multiplied by a power of two where float32 could not hold them."""
     exponent = round(math.log2(weight.mean()))
     return np.ldexp(weight, -exponent) if abs(exponent) > LARGEST_EXPONENT else weight
-
-
-def largest_share(indices: NDArray[np.int64], weight: NDArray[np.float64] | None) -> float:
-    """Share that the largest class has of the images, or of their weight."""
-    totals = np.bincount(indices, weight)
-    return float(totals.max() / totals.sum())
 
 
 def check_weights(

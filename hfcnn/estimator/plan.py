@@ -24,7 +24,7 @@ from hfcnn.estimator.images import (
 from hfcnn.estimator.labels import Array, check_labels, class_indices, within_range
 from hfcnn.estimator.parameters import Check, check_parameters, strength
 from hfcnn.estimator.run import HistoryRow, Run, history_rows
-from hfcnn.estimator.scaling import fit_scaler, holds_pixels, joined
+from hfcnn.estimator.scaling import fit_scaler, holds_pixels
 from hfcnn.estimator.solvers import Solver
 from hfcnn.image_reader import Block
 from hfcnn.objective import Objective
@@ -63,6 +63,8 @@ class FitPlan:
     objective: Objective
     solver: Solver[Any]
     run: Run
+    #: Share of the training images, by weight, that the largest class has.
+    largest_share: float
 
 
 class PlannedCNN(FittedCNN, metaclass=ABCMeta):
@@ -243,13 +245,11 @@ class PlannedCNN(FittedCNN, metaclass=ABCMeta):
         if go_on:
             self._warn_of_pixels(data.images, "X")
             return
-        wanted = holds_pixels(data.images) if isinstance(self.scale, str) else self.scale
-        given = self._ranks if self._is_given else None
-        if given is not None:
-            wanted = any(given.gather(wanted))
-        self.scaler_ = fit_scaler(data.images) if wanted else None
-        if given is not None and self.scaler_ is not None:
-            self.scaler_ = joined(given.gather(self.scaler_))
+        own, ranks = data.images, self._ranks
+        if ranks is not None and not self._is_given:
+            own = Block(own, *ranks.block(len(own)))
+        wanted = holds_pixels(own, ranks) if isinstance(self.scale, str) else self.scale
+        self.scaler_ = fit_scaler(own, ranks) if wanted else None
 
     def _total_weight(self, data: ImageSet) -> float:
         """Sum of the weights of all images, those that other processes were given included."""
@@ -260,6 +260,12 @@ class PlannedCNN(FittedCNN, metaclass=ABCMeta):
     def _n_images(self, data: ImageSet) -> int:
         """Number of all images, those that other processes were given included."""
         return round(self._ranks.total(len(data))[0]) if self._ranks and self._is_given else len(data)
+
+    def _largest_share(self, data: ImageSet) -> float:
+        totals = np.bincount(data.labels, data.weight, minlength=len(self.classes_)).tolist()
+        if self._ranks is not None and self._is_given:
+            totals = self._ranks.total(*totals)
+        return float(max(totals) / sum(totals))
 
     def _weight(self, data: ImageSet) -> torch.Tensor | None:
         if data.weight is None:
@@ -301,7 +307,7 @@ class PlannedCNN(FittedCNN, metaclass=ABCMeta):
             theta = self.network_.init(seeds.theta, image_dtype(objective.images)).to(device)
             state = solver.start(objective, theta)
         run = Run(state, rows, len(rows), score=self._score_column())
-        return FitPlan(seeds, data, validation, objective, solver, run)
+        return FitPlan(seeds, data, validation, objective, solver, run, self._largest_share(data))
 
     def _resumed(
         self, data: ImageSet, validation: ImageSet | None, objective: Objective, saved: SavedRun
@@ -318,7 +324,7 @@ class PlannedCNN(FittedCNN, metaclass=ABCMeta):
         best = None if saved.best_theta is None else torch.from_numpy(saved.best_theta).to(device)
         state = saved.state_of(solver.state_type, self.network_, device)
         run = Run(state, saved.history, saved.n_earlier, best, self._score_column())
-        return FitPlan(seeds, data, validation, objective, solver, run)
+        return FitPlan(seeds, data, validation, objective, solver, run, self._largest_share(data))
 
     def _limit_to_one_iteration(self) -> None:
         """Set the parameters for a single iteration, for `partial_fit`."""

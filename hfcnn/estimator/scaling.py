@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from hfcnn.estimator.images import Rows, chunks
 from hfcnn.estimator.labels import Array
-from hfcnn.image_reader import PreparedImages
+from hfcnn.image_reader import Block, PreparedImages
 from hfcnn.preprocessing import ImageScaler
+from hfcnn.ranks import Ranks
 
-__all__ = ["ScaleBatch", "ScaleImages", "fit_scaler", "holds_pixels", "joined", "scaled_images"]
+__all__ = ["ScaleBatch", "ScaleImages", "fit_scaler", "holds_pixels", "scaled_images"]
 
 #: Values that are looked at, or scaled, at a time.
 CHUNK = 2**18
@@ -82,34 +85,43 @@ def scaled_images(images: Array | Rows, scaler: ImageScaler) -> PreparedImages:
     return PreparedImages(images, ScaleBatch(scaler.mean_.reshape(images.shape[1:])), dtype)
 
 
-def holds_pixels(images: Array | Rows) -> bool:
+def holds_pixels(images: Array | Rows | Block, ranks: Ranks | None = None) -> bool:
     """Whether images are pixels as a camera or file gives them, rather than numbers prepared for training.
 
     They are if their type is an integer's, or if every value is a whole number from 0 to 65535 and one is
-    above 1.
+    above 1. Several processes, each with its own images of one type, ask this of all of them.
     """
     if images.dtype.kind in "iu":
         return True
     if images.dtype.kind != "f":
         return False
+    largest = _largest_pixel(images)
+    if ranks is not None:
+        largest = max(ranks.gather(largest))
+    return 1 < largest <= LARGEST_PIXEL
+
+
+def _largest_pixel(images: Array | Rows | Block) -> float:
+    """Largest value; infinity where one is no pixel's."""
     largest = 0.0
     for part in chunks(images, CHUNK):
         largest = max(largest, float(part.max()))
         if part.min() < 0 or largest > LARGEST_PIXEL or (part != np.rint(part)).any():
-            return False
-    return largest > 1
+            return math.inf
+    return largest
 
 
-def fit_scaler(images: Array | Rows) -> ImageScaler:
-    """Fit a scaler to training images, a part at a time."""
+def fit_scaler(images: Array | Rows | Block, ranks: Ranks | None = None) -> ImageScaler:
+    """Fit a scaler to training images, a part at a time; to those of all processes, each with its own."""
     scaler = ImageScaler()
     for part in chunks(images, CHUNK):
         scaler.partial_fit(part)
-    return scaler
+    return scaler if ranks is None else _joined(ranks.gather(scaler if len(images) else None))
 
 
-def joined(scalers: list[ImageScaler]) -> ImageScaler:
-    """Scaler with the mean over the images of several."""
+def _joined(own: list[ImageScaler | None]) -> ImageScaler:
+    """Scaler with the mean over the images of several; None is one of no images."""
+    scalers = [scaler for scaler in own if scaler is not None]
     numbers = [scaler.n_samples_seen_ for scaler in scalers]
     result = ImageScaler()
     result.mean_ = np.average([scaler.mean_ for scaler in scalers], axis=0, weights=numbers)

@@ -18,6 +18,12 @@ X, Y = digits()
 WEIGHT = np.random.default_rng(0).uniform(0.2, 2, len(X))
 X_VAL, Y_VAL = digits(220)[0][150:], digits(220)[1][150:]
 
+#: Raw pixels in float64, which are scaled; the first image, all that one process may have, does not show it.
+PIXELS = np.rint(16 * X)
+PIXELS[0] = 0
+#: Numbers that are not scaled, though the first image looks like pixels.
+HARDLY_PIXELS = np.concatenate([np.rint(16 * X[:1]), X[1:]])
+
 COMMON = {"network": NETWORK, "C": 1.0, "max_iter": 5, "random_state": 0, "n_jobs": 1}
 
 
@@ -64,15 +70,25 @@ CASES = {
         kfac(network=[Conv(4, 3), Dense(8)], augment="shift+flip", batch_size=9),
         {"X_val": X_VAL, "y_val": Y_VAL},
     ),
+    "kfac-pixels": (kfac(), {}),
+    "kfac-hardly-pixels": (kfac(), {}),
+    "newton-pixels-scoring": (
+        newton(damping=10.0, early_stopping=True, scoring="f1_macro"),
+        {"X_val": np.rint(16 * X_VAL), "y_val": Y_VAL},
+    ),
     "kfac-early-stopping-balanced": (kfac(early_stopping=True, class_weight="balanced"), {}),
     "sgd": (sgd(), {}),
     "sgd-weights": (sgd(loss="cross_entropy"), {"sample_weight": WEIGHT}),
     "sgd-early-stopping": (sgd(early_stopping=True), {}),
 }
+#: Images of a case, if not X.
+IMAGES = {"kfac-pixels": PIXELS, "kfac-hardly-pixels": HARDLY_PIXELS, "newton-pixels-scoring": PIXELS}
+
 #: Of these, each process passes its own images.
 GIVEN = [
     *("newton", "newton-jacobian-weights", "newton-little-memory-validation", "sgd", "sgd-weights"),
     *("kfac", "kfac-weights-squared", "kfac-augmented-validation"),
+    *("kfac-pixels", "kfac-hardly-pixels", "newton-pixels-scoring"),
 ]
 
 

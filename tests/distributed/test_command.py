@@ -11,10 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
+from typer.testing import CliRunner
 
 from hfcnn import NewtonCNNClassifier
+from hfcnn.cli import app
 
 TRAIN = ["--network", "conv4x3p2,conv6x3p2", "--sampling-rate", "60", "--C", "0.1", "--loss", "cross_entropy"]
+
+#: Iterations of a run that lasts long enough to be killed twice.
+MANY = 80
 
 
 @pytest.fixture(scope="module")
@@ -83,22 +88,39 @@ def wait_for_iterations(process, checkpoint, n=3):
     wait_for(has_moved)
 
 
+def train_here(*arguments):
+    """Train in this process: a fresh one would take seconds to import torch."""
+    result = CliRunner().invoke(app, ["train", *map(str, arguments), *TRAIN])
+    assert result.exit_code == 0, result.output
+
+
+def assert_close_in_float32(model, expected):
+    assert np.abs(model.theta_ - expected.theta_).max() < 1e-3 * np.abs(expected.theta_).max()
+
+
 @pytest.fixture(scope="module")
 def alone(data, tmp_path_factory):
     path = tmp_path_factory.mktemp("alone") / "model"
-    _, errors = finish(start("train", data, "--save", path, "--max-iter", 6, *TRAIN))
-    assert path.is_file(), errors
+    train_here(data, "--save", path, "--max-iter", 6)
     return NewtonCNNClassifier.load(path)
 
 
-def test_nproc_trains_the_same_model(data, alone, tmp_path):
-    process = start("train", data, "--save", tmp_path / "model", "--max-iter", 6, "--nproc", 2, *TRAIN)
+@pytest.fixture(scope="module")
+def pair(data, tmp_path_factory):
+    """What two processes that are left alone make, and what they say."""
+    folder = tmp_path_factory.mktemp("pair")
+    arguments = ["--save", folder / "model", "--checkpoint", folder / "run", "--max-iter", MANY]
+    process = start("train", data, *arguments, *TRAIN, "--nproc", 2)
     text, errors = finish(process)
     assert process.returncode == 0, errors
-    model = NewtonCNNClassifier.load(tmp_path / "model")
-    assert np.abs(model.theta_ - alone.theta_).max() < 1e-3 * np.abs(alone.theta_).max()  # float32
-    assert model.n_iter_ == 6
-    assert text.count("the model of iteration 6") == 1, "one process speaks"
+    return NewtonCNNClassifier.load(folder / "model"), text
+
+
+def test_nproc_trains_the_same_model(pair, alone):
+    model, text = pair
+    assert model.n_iter_ == MANY
+    assert text.count(f"the model of iteration {MANY}") == 1, "one process speaks"
+    np.testing.assert_allclose(model.history_["f"][:6], alone.history_["f"], rtol=1e-4)  # float32
 
 
 def test_a_lost_process_ends_the_others(data, tmp_path):
@@ -116,34 +138,34 @@ def test_a_lost_process_ends_the_others(data, tmp_path):
 
 
 @pytest.mark.slow
-def test_restarts_go_on_from_the_checkpoint(data, tmp_path):
+def test_restarts_go_on_from_the_checkpoint(data, pair, tmp_path):
     """Two processes, either of which is killed at two random moments, end as two that are left alone."""
-    n_iterations, models = 80, {}
-    for name, n_kills in (("calm", 0), ("killed", 2)):
-        checkpoint, rng = tmp_path / f"run-{name}", random.Random(3)
-        arguments = ["--save", tmp_path / name, "--checkpoint", checkpoint, "--max-iter", n_iterations]
-        process = start("train", data, *arguments, *TRAIN, launcher=torchrun(2, 3))
-        for _ in range(n_kills):
-            wait_for_iterations(process, checkpoint)
-            time.sleep(rng.uniform(0, 0.2))
-            found = set(workers(process))
-            os.kill(rng.choice(sorted(found)), signal.SIGKILL)
-            wait_for(lambda found=found, process=process: not found & set(workers(process)))
-        _, errors = finish(process)
-        assert process.returncode == 0, errors
-        models[name] = NewtonCNNClassifier.load(tmp_path / name)
-    assert models["killed"].n_iter_ == models["calm"].n_iter_ == n_iterations
-    assert np.array_equal(models["killed"].theta_, models["calm"].theta_)
-
-
-def test_another_number_of_processes_goes_on(data, alone, tmp_path):
-    checkpoint = tmp_path / "run"
-    arguments = ["--save", tmp_path / "model", "--checkpoint", checkpoint, *TRAIN]
-    first = start("train", data, *arguments, "--max-iter", 3, "--nproc", 3)
-    _, errors = finish(first)
-    assert first.returncode == 0, errors
-    process = start("train", data, *arguments, "--max-iter", 6, "--resume", checkpoint, "--nproc", 2)
+    checkpoint, rng = tmp_path / "run", random.Random(3)
+    arguments = ["--save", tmp_path / "model", "--checkpoint", checkpoint, "--max-iter", MANY]
+    process = start("train", data, *arguments, *TRAIN, launcher=torchrun(2, 3))
+    for _ in range(2):
+        wait_for_iterations(process, checkpoint)
+        time.sleep(rng.uniform(0, 0.2))
+        found = set(workers(process))
+        os.kill(rng.choice(sorted(found)), signal.SIGKILL)
+        wait_for(lambda found=found: not found & set(workers(process)))
     _, errors = finish(process)
     assert process.returncode == 0, errors
     model = NewtonCNNClassifier.load(tmp_path / "model")
-    assert np.abs(model.theta_ - alone.theta_).max() < 1e-3 * np.abs(alone.theta_).max()
+    assert model.n_iter_ == MANY
+    assert np.array_equal(model.theta_, pair[0].theta_)
+
+
+def test_another_number_of_processes_goes_on(data, alone, tmp_path):
+    """One process makes two iterations, three the next two, and one the last."""
+    checkpoint = tmp_path / "run"
+    arguments = [data, "--save", tmp_path / "model", "--checkpoint", checkpoint]
+    train_here(*arguments, "--max-iter", 2)
+    again = ["--resume", checkpoint]
+    process = start("train", *arguments, *again, "--max-iter", 4, "--nproc", 3, *TRAIN)
+    _, errors = finish(process)
+    assert process.returncode == 0, errors
+    train_here(*arguments, *again, "--max-iter", 6)
+    model = NewtonCNNClassifier.load(tmp_path / "model")
+    assert model.n_iter_ == 6
+    assert_close_in_float32(model, alone)
