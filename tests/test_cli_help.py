@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from hfcnn import __version__
@@ -41,6 +42,18 @@ HELP = [
 @pytest.mark.parametrize("command", HELP, ids=" ".join)
 def test_help(command):
     assert "Usage: " in succeed(*command, "--help")
+
+
+def test_help_shows_every_default_that_an_option_names():
+    """Brackets in a help text would be taken for markup, and not be shown."""
+    assert "[default: (standard output)]" in succeed("predict", "--help").replace("\n", " ")
+    commands = [get_command(app)]
+    while commands:
+        command = commands.pop()
+        commands += getattr(command, "commands", {}).values()
+        assert "[" not in (command.help or "")
+        for parameter in command.params:
+            assert "[" not in (getattr(parameter, "help", None) or ""), (command.name, parameter.name)
 
 
 def test_version():

@@ -40,11 +40,11 @@ Repeats = Annotated[int, typer.Option(min=1, help="Times that each call is timed
 Smoke = Annotated[bool, typer.Option("--smoke", help="Tiny sizes, to see that it runs.")]
 ImageCount = Annotated[
     list[int] | None,
-    typer.Option("--images", help="Number of images; may be repeated. [default: 500 2000]"),
+    typer.Option("--images", help="Number of images; may be repeated.", show_default="500 2000"),
 ]
 Presets = Annotated[
     list[str] | None,
-    typer.Option("--network", help="cnn3 or cnn5; may be repeated. [default: both]"),
+    typer.Option("--network", help="cnn3 or cnn5; may be repeated.", show_default="both"),
 ]
 
 SHAPES = ((28, 28, 1), (32, 32, 3))
@@ -145,7 +145,7 @@ def memory(json_file: JsonFile = None, markdown: Markdown = None, smoke: Smoke =
 def scaling(
     processes: Annotated[
         list[int] | None,
-        typer.Option("--processes", min=1, help="Number of processes; may be repeated. [default: 1 2]"),
+        typer.Option("--processes", min=1, help="Number of processes; may be repeated.", show_default="1 2"),
     ] = None,
     repeats: Repeats = 5,
     json_file: JsonFile = None,
@@ -172,7 +172,7 @@ def scaling(
 def streaming(
     shards: Annotated[
         list[int] | None,
-        typer.Option(min=1, help="Number of shards of 11.7 MiB; may be repeated. [default: 25 100]"),
+        typer.Option(min=1, help="Number of shards of 11.7 MiB; may be repeated.", show_default="25 100"),
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="MiB that a fit may take.")] = 160,
     json_file: JsonFile = None,
@@ -208,7 +208,7 @@ def ablation(
     data: Annotated[list[Path], typer.Argument(help="Data sets that `hfcnn.load` reads.")],
     passes: Annotated[
         list[float] | None,
-        typer.Option(help="Passes after which to measure; may be repeated. [default: 0.125 and 0.25]"),
+        typer.Option(help="Passes after which to measure; may be repeated.", show_default="0.125 and 0.25"),
     ] = None,
     network: Annotated[str, typer.Option(help="cnn3 or cnn5.")] = "cnn3",
     seed: Annotated[int, typer.Option(min=0, help="Seed of first parameters and draws.")] = 0,
@@ -226,26 +226,28 @@ def ablation(
 @app.command()
 def choices(
     results: Annotated[Path, typer.Argument(help="File of JSON lines; what it holds is not run again.")],
-    data: Annotated[Path | None, typer.Option(help="Data set. [default: digits]")] = None,
+    data: Annotated[Path | None, typer.Option(help="Data set.", show_default="digits")] = None,
     images: Annotated[
         list[int] | None,
-        typer.Option(min=10, help="Training images; may be repeated. [default: 100 300 1000]"),
+        typer.Option(min=10, help="Training images; may be repeated.", show_default="100 300 1000"),
     ] = None,
     solver: Annotated[
-        list[str] | None, typer.Option(help="kfac or newton-cg; may be repeated. [default: kfac]")
+        list[str] | None, typer.Option(help="kfac or newton-cg; may be repeated.", show_default="kfac")
     ] = None,
     loss: Annotated[
         list[str] | None,
-        typer.Option(help="squared or cross_entropy; may be repeated. [default: both]"),
+        typer.Option(help="squared or cross_entropy; may be repeated.", show_default="both"),
     ] = None,
     strength: Annotated[
         list[float] | None,
-        typer.Option(help="C times the number of images; may be repeated. [default: 100]"),
+        typer.Option(help="C times the number of images; may be repeated.", show_default="100"),
     ] = None,
     subset: Annotated[
         list[int] | None,
         typer.Option(
-            min=0, help="Images of a Newton iteration's matrix, 0 for auto; may be repeated. [default: 0]"
+            min=0,
+            help="Images of a Newton iteration's matrix, 0 for auto; may be repeated.",
+            show_default="0",
         ),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Choices of the training images.")] = 3,

@@ -33,7 +33,9 @@ def contest(
     seeds: Annotated[int, typer.Option(min=1, help="Seeds 0, 1, ... of the first weights.")] = 5,
     passes: Annotated[float, typer.Option(min=0.05, help="Passes over the images of each run.")] = 10.0,
     seconds: Annotated[float, typer.Option(min=1, help="Most seconds of each run.")] = 600.0,
-    train_size: Annotated[int | None, typer.Option(min=10, help="Training images. [default: all]")] = None,
+    train_size: Annotated[
+        int | None, typer.Option(min=10, help="Training images.", show_default="all")
+    ] = None,
     search: Annotated[bool, typer.Option(help="Try all learning rates of those that have one.")] = True,
     threads: Annotated[int, typer.Option(min=1, help="Threads of each run.")] = 2,
     clock: Annotated[str, typer.Option(help="Time on the page: seconds or cpu_seconds.")] = "seconds",

@@ -28,11 +28,12 @@ __all__ = [
 
 DataPath = Annotated[Path, typer.Argument(help="Data set: a file or folder in a format of hfcnn.load.")]
 ModelPath = Annotated[Path, typer.Argument(help="File of a model: what hfcnn train or a classifier saved.")]
-SplitName = Annotated[str | None, typer.Option(help="train or test. [default: test if there is one]")]
-DeviceName = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-BackendName = Annotated[str, typer.Option(help="auto, torch or triton.")]
+SplitName = Annotated[str | None, typer.Option(help="train or test.", show_default="test if there is one")]
+DeviceName = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, or auto, a GPU if there is one.")]
+BackendName = Annotated[str, typer.Option(help="What computes: torch, triton (kernels for GPUs) or auto.")]
 PrecisionName = Annotated[
-    str, typer.Option(help="Arithmetic of Gauss-Newton products: auto, ieee, tf32, tf32x3 or bf16.")
+    str,
+    typer.Option(help="Arithmetic of float32: auto; ieee, exact; or tf32x3, tf32, bf16, faster and coarser."),
 ]
 
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}

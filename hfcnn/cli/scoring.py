@@ -27,7 +27,9 @@ def predict(
         list[str],
         typer.Argument(help="Image files, folders of them, patterns such as 'photos/*.jpg', or data sets."),
     ],
-    output: Annotated[Path | None, typer.Option(help="CSV file to write. [default: standard output]")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="CSV file to write.", show_default="standard output")
+    ] = None,
     proba: Annotated[bool, typer.Option("--proba", help="Add the probability of each class.")] = False,
     split: SplitName = None,
     max_bytes: MaxBytes = "auto",

@@ -38,8 +38,8 @@ def train(
     solver: Annotated[
         str,
         typer.Option(
-            help="newton-cg, the paper's, in iterations; kfac, stochastic, in epochs; or auto, kfac unless "
-            "--max-iter is given."
+            help="kfac: many steps on small batches, in epochs; newton-cg: iterations over all images, the "
+            "paper's; auto: kfac, or newton-cg if --max-iter is given."
         ),
     ] = "auto",
     C: Annotated[
@@ -48,24 +48,35 @@ def train(
             "--C",
             parser=parse_number,
             metavar="C",
-            help="Inverse strength of the regularisation: smaller is more of it. [default: the classifier's]",
+            help="Inverse strength of the regularisation: smaller is more of it.",
+            show_default="0.01, more for fewer than 10,000 images",
         ),
     ] = None,
-    loss: Annotated[str, typer.Option(help="auto, squared or cross_entropy.")] = "auto",
+    loss: Annotated[
+        str,
+        typer.Option(
+            help="squared, cross_entropy, or auto: squared for newton-cg and for 300 images and fewer."
+        ),
+    ] = "auto",
     sampling_rate: Annotated[
         Any,
         parsed(
             parse_number,
             "RATE",
-            "Images over which the Gauss-Newton matrix is averaged: a share, a number of them, or auto.",
+            "Images by which an iteration of newton-cg measures curvature: a share such as 0.1, a number, or "
+            "auto: 5 %, at least 256.",
         ),
     ] = "auto",
     max_iter: Annotated[
-        int | None, typer.Option(min=1, help="Most iterations of newton-cg. [default: 100]")
+        int | None, typer.Option(min=1, help="Most iterations of newton-cg.", show_default="100")
     ] = None,
     epochs: Annotated[
         Any,
-        parsed(parse_number, "EPOCHS", "Epochs of kfac; auto ends once they no longer help."),
+        parsed(
+            parse_number,
+            "EPOCHS",
+            "Epochs of kfac, passes over the images; auto ends once they no longer help.",
+        ),
     ] = "auto",
     early_stopping: Annotated[
         bool,
@@ -82,11 +93,13 @@ def train(
     ] = None,
     train_size: Annotated[
         int | None,
-        typer.Option(min=2, help="Train on so many images, of each class its share. [default: all]"),
+        typer.Option(min=2, help="Train on so many images, of each class its share.", show_default="all"),
     ] = None,
     test: Annotated[
         Path | None,
-        typer.Option(help="Data set to test on after each iteration. [default: DATA's test part, if any]"),
+        typer.Option(
+            help="Data set to test on after each iteration.", show_default="DATA's test part, if any"
+        ),
     ] = None,
     size: Annotated[
         Any, parsed(parse_sizes, "H,W", "Size to bring image files to: resized, then cut at the centre.")
@@ -106,19 +119,21 @@ def train(
     memory: Annotated[
         Any,
         parsed(
-            parse_bytes, "BYTES", "Kept between Gauss-Newton products: 500M, 2G, or a quarter of the free."
+            parse_bytes,
+            "BYTES",
+            "What newton-cg may keep in memory to be faster: 500M, 2G; auto is a quarter of what is free.",
         ),
     ] = "auto",
     n_jobs: Annotated[int | None, typer.Option(help="Processor threads; -1 is all.")] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="File that keeps the run after each iteration.")
+        Path | None, typer.Option(help="File to which the run is written after each iteration or epoch.")
     ] = None,
     resume: Annotated[Path | None, typer.Option(help="Checkpoint of the same run, to go on from.")] = None,
     nproc: Annotated[
         int | None,
         typer.Option(min=1, help="Processes on this machine that share the images, each with a GPU if any."),
     ] = None,
-    progress: Annotated[bool, typer.Option(help="Print a row per iteration.")] = True,
+    progress: Annotated[bool, typer.Option(help="Print a row per iteration or epoch.")] = True,
 ) -> None:
     """Train on a data set or a folder of images; Ctrl-C keeps the model that is reached."""
     from hfcnn.estimator import NewtonCNNClassifier

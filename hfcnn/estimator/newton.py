@@ -35,10 +35,14 @@ __all__ = ["NewtonCNNClassifier"]
 class NewtonCNNClassifier(CNNClassifier):
     """A convolutional network trained by Gauss-Newton methods: there is no learning rate to tune.
 
-    By default steps are stochastic, on small batches in a Kronecker-factored metric, which is the fastest way
-    to any accuracy. ``solver="newton-cg"`` is the subsampled Newton method of Wang, Tan & Lin (2020), "Newton
-    methods for convolutional neural networks", Algorithm 1 with the defaults of its Section 6.2. With both
-    the objective never rises from one iteration to the next.
+    There are two solvers. "kfac", the default, takes steps on small batches of images, in directions that
+    allow for how the objective curves, as long as it measures that they should be; it is the faster one.
+    "newton-cg" is the subsampled Newton method of Wang, Tan & Lin (2020), "Newton methods for convolutional
+    neural networks", Algorithm 1 with the defaults of its Section 6.2. With both the objective never rises
+    from one epoch, or iteration, to the next.
+
+    Below, l is the number of training images, H, W and C the height, width and channels of an image, K the
+    number of classes, and S the subset of the images by which an iteration of Newton-CG measures curvature.
 
     Parameters
     ----------
@@ -46,52 +50,52 @@ class NewtonCNNClassifier(CNNClassifier):
         The layers, without the linear output layer. The presets are those of Table 4; on images too small
         for them their pooling windows are cut, so that they fit any.
     solver : {"auto", "newton-cg", "kfac"}, default="auto"
-        How the objective is minimised: "newton-cg" by the paper's Algorithm 1, whose iterations each read all
-        images; "kfac" by stochastic steps, in epochs that each read all images once. "auto" is "kfac", unless
-        `max_iter` is set, which is Newton-CG's.
+        How the objective is minimised: "kfac" by many steps on small batches, in epochs, each of which reads
+        all images once; "newton-cg" by iterations that each read all images several times. "auto" is
+        "newton-cg" if `max_iter` is set, which is that solver's, and else "kfac".
     C : float or "auto", default="auto"
         Inverse strength of the regularisation, as in `sklearn.svm.LinearSVC`: what is minimised is half the
         squared length of the parameters plus C times the sum of the losses of the images. "auto" is the
         paper's 0.01 for 10,000 images and more (Sec. 6.1), and 100 divided by the number of images for
-        fewer: with less than that, small sets are regularised until nothing is left to learn.
+        fewer: with much less than that the regularisation outweighs the images, and nothing is learned.
     loss : {"auto", "squared", "cross_entropy"}, default="auto"
         What the network's outputs are compared with the labels by: "squared" is the squared distance to one
         for the label and zero for the other classes, the paper's (26), "cross_entropy" the negative logarithm
-        of the label's probability. "auto" is "squared" for Newton-CG and for fits to at most 1,000 images, on
-        which it generalises better, and "cross_entropy" for kfac on more.
+        of the label's probability. "auto" is "squared" for Newton-CG and for fits to at most 300 images, of
+        which it mostly learns more, and "cross_entropy" for kfac on more images.
     scale : bool or "auto", default="auto"
         Whether the images are scaled as in the paper before anything else: each to [0, 1] by its own smallest
         and largest value, less the mean training image (see `ImageScaler`); `predict` then does the same.
         "auto" scales images of an integer type, and others whose values are whole numbers from 0 on: raw
         pixels.
     sampling_rate : float, int or "auto", default="auto"
-        Images over which the Gauss-Newton matrix is averaged: a share, a number, or the paper's 5 % but
-        at least 256.
+        Newton-CG only: size of S, the images over which an iteration averages the Gauss-Newton matrix, its
+        model of curvature. A share of the images, a number, or "auto": 5 %, the paper's, but at least 256.
     sampling : {"random", "cycle"}, default="random"
-        Whether each iteration draws its subset afresh, or takes the next block of a permutation.
+        Whether each iteration draws S afresh, or S goes through the images in turn, in an order drawn once.
     max_iter : int or None, default=None
         Iterations of Newton-CG; None is 100.
     epochs : int or "auto", default="auto"
-        Passes of the stochastic solver over the training images. "auto" ends the fit once the objective has
+        Passes of kfac over the training images. "auto" ends the fit once the objective has
         not fallen by 2 % in two epochs (40 steps, where an epoch has fewer than 20), and at the latest after
         10 epochs (400 steps, where an epoch has fewer than 40).
     augment : {"shift", "shift+flip"} or None, default=None
-        How the stochastic solver changes training images at random before each use: "shift" moves them by up
-        to an eighth of their sides, "shift+flip" also mirrors half of them, left for right. Not for
-        Newton-CG, whose sums over all images must be of the same images each time.
+        How kfac changes training images at random before each use: "shift" moves them by up to an eighth of
+        their sides, "shift+flip" also mirrors half of them, left for right. Not for Newton-CG, which must sum
+        over the same images each time.
     tol : float, default=0.0
-        Norm of the gradient at which Newton-CG stops.
+        Newton-CG stops once the norm of the gradient is no more than this.
     cg_tol : float, default=0.1
-        Conjugate gradients stop once their residual is this share of the gradient's norm, as in the paper
-        (90).
+        How exactly Newton-CG solves for a direction by conjugate gradients (CG): until what is left of the
+        equation, its residual, is this share of the gradient's norm (the paper's (90)).
     cg_max_iter : int, default=250
-        Most steps of conjugate gradients in an iteration.
+        Most steps of CG in an iteration.
     damping : float, default=1.0
-        First value of lambda, which is added to the diagonal of the Gauss-Newton matrix (36): larger makes
-        the first steps shorter. It adapts.
+        What Newton-CG adds to the diagonal of the Gauss-Newton matrix (the paper's lambda, (36)) at first;
+        it adapts. A larger one makes the first steps shorter.
     gauss_newton : {"auto", "rop", "jacobian"}, default="auto"
-        How products with the Gauss-Newton matrix are made: "jacobian" stores the derivatives of the outputs
-        (Section 3.3), "rop" keeps nothing of them; the numbers are the same. "auto" takes the faster one.
+        How Newton-CG multiplies by the Gauss-Newton matrix: "jacobian" stores the derivatives of the outputs
+        (Section 3.3), "rop" keeps nothing of them; the products are the same. "auto" is the faster one.
     image_shape : (int, int), (int, int, int) or None, default=None
         (height, width) or (height, width, channels) of flat images. Without it flat images are square and
         gray where their number of values is a perfect square, and else one row of values.
@@ -109,34 +113,37 @@ class NewtonCNNClassifier(CNNClassifier):
         of (estimator, X, y); None is the accuracy.
     warm_start : bool, default=False
         Whether `fit` goes on from the parameters of the fit before, for `max_iter` more iterations or
-        `epochs` more epochs. The stochastic solver also goes on with its averages, unless the classifier was
-        read from a file, which holds only its parameters.
+        `epochs` more epochs. kfac also goes on with its averages, unless the classifier was read from a file,
+        which holds only the network's parameters.
     callbacks : callable, list of callables or None, default=None
-        Called after each iteration with a dict of its row of `history_`; returning True stops the fit.
+        Called after each iteration or epoch with its row of `history_`, a dict; returning True ends the fit.
     checkpoint : str, path or None, default=None
-        File from which `fit` can resume, written as it goes.
+        File written as the fit goes; ``fit(..., resume_from=checkpoint)`` goes on from it.
     checkpoint_every : int, default=1
-        Iterations between writes.
+        Iterations, or epochs, from one write to the next.
     backend : {"auto", "torch", "triton"}, default="auto"
-        Implementation of the layer operations; "auto" is triton on a GPU and torch elsewhere.
+        What computes the layers: torch, or kernels written in Triton. "auto" is Triton on a GPU where it is
+        installed, and torch elsewhere.
     device : str, default="auto"
         Device of torch; "auto" is the GPU if there is one.
     precision : {"auto", "ieee", "tf32", "tf32x3", "bf16"}, default="auto"
-        Arithmetic of products on float32 data: see `hfcnn.backend.get_backend`.
+        Arithmetic on float32 images: "ieee" is exact, the others are faster and coarser where the processor
+        has them: see `hfcnn.backend.get_backend`.
     batch_size : int or None, default=None
         Images that go through the network at once, for memory only; None suits the device.
     memory : int or "auto", default="auto"
-        Bytes that may be kept between Gauss-Newton products; "auto" is a quarter of what is free.
+        Bytes that Newton-CG may keep from one product with the Gauss-Newton matrix to the next, which makes
+        them faster; "auto" is a quarter of what is free.
     cuda_graph : bool or "auto", default="auto"
-        Whether a CG step is captured in a CUDA graph and replayed; "auto" does so on a CUDA GPU, and what
-        cannot be captured runs as it is.
+        Whether a CG step is recorded as a CUDA graph and replayed, to launch it faster; "auto" does so on a
+        CUDA GPU, and what cannot be recorded runs as it is.
     n_jobs : int or None, default=None
         CPU threads of torch; -1 is all processors, None leaves the number to torch. Rounding differs
         between numbers of threads: the same number gives the same bits, in worker processes too.
     random_state : int, RandomState or None, default=None
-        Seed of the first parameters, of the subsets and of the images put aside.
+        Seed of all that is drawn: first parameters, batches, S, and the images put aside.
     verbose : int, default=0
-        Whether to print a row an iteration; on a terminal also the time that remains.
+        Whether to print a row an iteration or epoch; on a terminal also the time that remains.
 
     Attributes
     ----------

@@ -42,7 +42,7 @@ PAPER_C = 0.01
 SMALLEST_C_TIMES_IMAGES = 100.0
 
 #: loss="auto" of the stochastic solver is the squared loss on so many images and fewer: see docs/solver.md.
-SQUARED_UP_TO = 1000
+SQUARED_UP_TO = 300
 
 #: Least C times the number of images whose inverse, the weight of the regularisation, is within float32.
 SMALLEST_REGULARISATION = 1e-30

@@ -54,11 +54,11 @@ DataDir = Annotated[
 Results = Annotated[Path, typer.Option("--output", help="Folder in which every run has its JSON file.")]
 TrainSize = Annotated[
     int | None,
-    typer.Option(min=10, help="Number of training images, classes in proportion. [default: all]"),
+    typer.Option(min=10, help="Number of training images, classes in proportion.", show_default="all"),
 ]
 TestSize = Annotated[
     int | None,
-    typer.Option(min=10, help="Number of test images, classes in proportion. [default: all]"),
+    typer.Option(min=10, help="Number of test images, classes in proportion.", show_default="all"),
 ]
 TimeLimit = Annotated[
     float, typer.Option(help="Seconds after which to stop; the same command goes on from there.")
@@ -75,14 +75,15 @@ SearchEpochs = Annotated[
     typer.Option(
         min=0,
         help="Epochs of each run of the search for SG's learning rate; 0 takes the paper's rate, without a "
-        "search. [default: as --epochs]",
+        "search.",
+        show_default="as --epochs",
     ),
 ]
 
 ALL_DATASETS = ",".join(DATASETS)
 ITERATIONS_HELP = (
-    "Newton iterations, epochs of SG, or most epochs of kfac. "
-    f"[default: {', '.join(f'{name} {number}' for name, number in ITERATIONS.items())}]"
+    "Newton iterations, epochs of SG, or most epochs of kfac; without it "
+    f"{', '.join(f'{name} {number}' for name, number in ITERATIONS.items())}."
 )
 CELLS = Path("docs/results/cells")
 NO_LIMIT = float("inf")
