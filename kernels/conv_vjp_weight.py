@@ -125,12 +125,13 @@ def _conv_vjp_weight_kernel(
     tl.store(partial + o_n[:, None] * SIZE + o_k[None, :], acc, mask=m_n[:, None] & m_k)
     if tl.program_id(0) == 0:
         # apart, because the loop above has no registers left
-        acc_bias = tl.full((BLOCK_P, BLOCK_O), 0.0, ACC)
+        ROWS: tl.constexpr = WINDOWS * BLOCK_P
+        acc_bias = tl.full((ROWS, BLOCK_O), 0.0, ACC)
         first = n_tiles * i_s // N_SPLITS * BLOCK_P
         last = tl.minimum(n_tiles * (i_s + 1) // N_SPLITS * BLOCK_P, n_images.to(tl.int64) * (HP * WP))
-        o_p = tl.arange(0, BLOCK_P)
+        o_p = tl.arange(0, ROWS)
         o_g = o_p[:, None] * O + o_o[None, :]
-        for start in range(first, last, BLOCK_P):
+        for start in range(first, last, ROWS):
             m_g = (o_p < last - start)[:, None] & (o_o < O)[None, :]
             b_g = tl.load(g + start * O + o_g, mask=m_g, other=0.0)
             b_code = tl.load(code + start * O + o_g, mask=m_g, other=255)
