@@ -108,7 +108,9 @@ class BatchModel:
         self.n_images = len(batch)
         self._objective, self._loss = objective, get_loss(objective.loss)
         self._mean_weight = objective.data.total_weight / objective.n_images
-        affordable = KEPT_BYTES // linearization_bytes(objective.network, theta.itemsize)
+        affordable = KEPT_BYTES // linearization_bytes(
+            objective.network, theta.itemsize, objective.backend.name
+        )
         self._n_curvature = max(1, min(n_curvature, affordable, len(batch)))
         self._n_own_curvature = int(objective.data.is_own(batch[-self._n_curvature :]).sum())
         self._kept: list[tuple[Linearization, Tensor | None]] = []

@@ -68,11 +68,6 @@ def _largest(network: Network) -> int:
     return max(layer.unpooled_size for layer in network.layers)
 
 
-def _activations(network: Network) -> int:
-    """Elements of Z^1 ... Z^{L+1}, for one image (86)."""
-    return sum(layer.input_size for layer in network.layers) + network.n_outputs
-
-
 def _blocks(network: Network) -> list[Layer]:
     """Layers of which the stored Jacobian keeps dz/dtheta^m."""
     return [layer for layer in network.layers[:-1] if layer.block_is_smaller]
@@ -85,22 +80,29 @@ def _rows(network: Network) -> int:
     )
 
 
-def linearization_bytes(network: Network, itemsize: int = 4) -> int:
-    """Bytes that `Linearization` keeps for one image: (86) and the selections."""
-    selections = sum(layer.product_selection_bytes for layer in network.layers)
-    return _activations(network) * itemsize + selections
+def _kept_bytes(layers: Iterable[Layer], itemsize: int, backend: str) -> int:
+    """Bytes of the inputs and selections of some layers as a backend keeps them, for one image."""
+    if backend == "triton":
+        return sum(layer.bordered_size * itemsize + layer.code_bytes for layer in layers)
+    return sum(layer.input_size * itemsize + layer.product_selection_bytes for layer in layers)
 
 
-def stored_jacobian_bytes(network: Network, itemsize: int = 4) -> int:
+def linearization_bytes(network: Network, itemsize: int = 4, backend: str = "torch") -> int:
+    """Bytes that `Linearization` keeps for one image: (86) and the selections.
+
+    With the backend "triton" the activations have borders of zeros, and a selection is a byte an output.
+    """
+    return _kept_bytes(network.layers, itemsize, backend) + network.n_outputs * itemsize
+
+
+def stored_jacobian_bytes(network: Network, itemsize: int = 4, backend: str = "torch") -> int:
     """Bytes that `StoredJacobian` keeps for one image: (87) after pooling, and what products need beside it.
 
     That is a linearisation's, but the inputs and selections of layers of which the parameters' block is kept.
     """
     blocks = _blocks(network)
     kept = [layer for layer in network.layers if layer not in blocks]
-    inputs = sum(layer.input_size for layer in kept) + network.n_outputs
-    selections = sum(layer.product_selection_bytes for layer in kept)
-    return (_rows(network) + inputs) * itemsize + selections
+    return _kept_bytes(kept, itemsize, backend) + (_rows(network) + network.n_outputs) * itemsize
 
 
 def value_cost(network: Network, itemsize: int = 4) -> Cost:
@@ -216,6 +218,7 @@ def choose_form(
     memory: int,
     itemsize: int = 4,
     device: torch.device | None = None,
+    backend: str = "torch",
 ) -> str:
     """Cheaper form of the Gauss-Newton product: "rop" or "jacobian".
 
@@ -229,15 +232,18 @@ def choose_form(
         Bytes to keep; the stored Jacobian of all of S must fit.
     device : torch.device or None
         Where; None is a CPU.
+    backend : {"torch", "triton"}, default="torch"
+        Whose operations.
     """
     on_gpu = device is not None and device.type == "cuda"
     per_byte, per_kept_byte = OPERATIONS_PER_BYTE["gpu" if on_gpu else "cpu"]
-    if stored_jacobian_bytes(network, itemsize) * n_images > memory:
+    kept = stored_jacobian_bytes(network, itemsize, backend)
+    if kept * n_images > memory:
         return "rop"
     rop = value_cost(network, itemsize).operations + n_products * product_cost(network, "rop").operations
     stored = jacobian_cost(network, itemsize).operations
     stored += n_products * product_cost(network, "jacobian").operations
-    stored += stored_jacobian_bytes(network, itemsize) * per_kept_byte
+    stored += kept * per_kept_byte
     # a product reads the rows twice, and they fit no cache
     stored += 2 * n_products * _rows(network) * itemsize * per_byte
     return "jacobian" if stored < rop else "rop"

@@ -120,6 +120,7 @@ class GaussNewton:
                 memory=budget,
                 itemsize=self._theta.dtype.itemsize,
                 device=backend.device,
+                backend=backend.name,
             )
         self.form = form
         self._kept: dict[Span, Linear] = {}
@@ -148,7 +149,7 @@ class GaussNewton:
         is_stored = self.form == "jacobian"
         kind = StoredJacobian if is_stored else Linearization
         count = stored_jacobian_bytes if is_stored else linearization_bytes
-        bytes_per_image = count(self.network, self._theta.dtype.itemsize)
+        bytes_per_image = count(self.network, self._theta.dtype.itemsize, self.backend.name)
         for span in self._spans:
             budget -= bytes_per_image * span.size
             if budget < 0:

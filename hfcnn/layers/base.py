@@ -147,6 +147,16 @@ class Layer(ABC):
         """The same once a Jacobian product was made, which may keep a second form."""
 
     @property
+    def bordered_size(self) -> int:
+        """Elements of the input as the Triton kernels keep it, of one image."""
+        return self.input_size
+
+    @property
+    def code_bytes(self) -> int:
+        """Bytes of a selection of the Triton kernels, for one image."""
+        return 0
+
+    @property
     def block_is_smaller(self) -> bool:
         """Whether its part of the stored Jacobian is smaller as dz/dtheta^m than as dz/dZ^{m+1}."""
         return self.n_parameters < self.output_size

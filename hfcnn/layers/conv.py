@@ -20,6 +20,8 @@ __all__ = ["Conv", "ConvLayer"]
 
 #: Bytes of a position that max pooling's selection keeps on torch, an int64.
 POSITION_BYTES = 8
+#: Channels are filled up to a multiple of these where kernels read an input.
+LOAD_CHANNELS = 4
 #: Positions along a side of the grid on which `factor_rows` takes patches.
 GRID = 8
 #: Sides up to which it takes every position.
@@ -180,6 +182,17 @@ class ConvLayer(Layer):
     def product_selection_bytes(self) -> int:
         """Positions are kept in two forms."""
         return self.selection_bytes if self.pooling == "average" else 2 * self.selection_bytes
+
+    @property
+    def bordered_size(self) -> int:
+        """With zeros around, and channels filled up to loads of 16 bytes."""
+        height, width = self.height + 2 * self.padding[0], self.width + 2 * self.padding[1]
+        return height * width * -(-self.channels // LOAD_CHANNELS) * LOAD_CHANNELS
+
+    @property
+    def code_bytes(self) -> int:
+        """One byte an output."""
+        return self.output_size
 
     @property
     def wanted_border(self) -> Pair:

@@ -4,6 +4,10 @@ import pytest
 import torch
 
 from hfcnn import Conv, Dense, Network, ops
+from hfcnn.backend import get_backend
+from hfcnn.cost import linearization_bytes, stored_jacobian_bytes
+from hfcnn.linearization import Linearization
+from hfcnn.stored_jacobian import StoredJacobian
 
 BORDERED = (
     "three-channels",
@@ -103,3 +107,25 @@ def test_weights_at_an_odd_offset(name, odd, kernels):
     assert torch.equal(kernels.conv_jvp(p.z, p.z_dot, moved(p.w), moved(p.v), p.v_bias, p.code, p.layer), jvp)
     g_input = kernels.conv_vjp_input(p.g, p.w, p.code, p.layer)
     assert torch.equal(kernels.conv_vjp_input(p.g, moved(p.w), p.code, p.layer), g_input)
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+@pytest.mark.parametrize("filters", [(5, 4, 7), (8, 6, 3)])
+def test_bytes_are_those_that_the_allocator_gave(filters, precision):
+    """Borders, filled channels and codes: what a linearisation keeps of each image, and no more."""
+    first, second, third = filters
+    specs = [Conv(first, 5, pool=2), Conv(second, 3, padding=0), Conv(third, 3, pool=2), Dense(6)]
+    network, n_images = Network(specs, (13, 11, 3), 4), 3
+    backend = get_backend("triton", "cuda" if torch.cuda.is_available() else "cpu", precision)
+    theta = network.init(0).to(backend.device, backend.product_dtype(torch.float32))
+    images = torch.rand(n_images, *network.input_shape).to(theta)
+    for kind, count in ((Linearization, linearization_bytes), (StoredJacobian, stored_jacobian_bytes)):
+        kept = kind(network, theta, images, backend.product_ops)
+        kept.jvp(theta)
+        arrays = [kept.outputs, *kept.inputs, *kept.selections]
+        arrays += [*kept.rows, *kept.blocks] if kind is StoredJacobian else []
+        storages = {
+            x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in arrays if x is not None
+        }
+        assert sum(storages.values()) == n_images * count(network, theta.itemsize, "triton")
+        assert count(network, theta.itemsize, "triton") != count(network, theta.itemsize)
