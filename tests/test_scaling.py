@@ -37,9 +37,9 @@ def test_a_larger_subset_scales_further():
 
 def test_measurement():
     """Times are there, whatever they are; the memory of a process falls with its share of the images."""
-    groups = measure_scaling([1, 2], 800, 800, repeats=1)
-    assert list(groups) == ["1 process", "2 processes"]
-    one, two = ({row.what: row.figure for row in rows} for rows in groups.values())
-    for found in (one, two):
+    groups = measure_scaling([1, 3], 800, 800, repeats=1)
+    assert list(groups) == ["1 process", "3 processes"]
+    one, three = ({row.what: row.figure for row in rows} for rows in groups.values())
+    for found in (one, three):
         assert found["f and gradient"] > 0 and found["product"] > 0
-    assert two["peak memory of a process"] < 0.75 * one["peak memory of a process"]
+    assert three["peak memory of a process"] < 0.8 * one["peak memory of a process"]
