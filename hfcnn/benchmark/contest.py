@@ -97,7 +97,7 @@ class RunRecord:
         What it ran on.
     history : dict of str to list of float
         One entry a look: "passes", "seconds" (of the clock), "cpu_seconds" (of all threads together),
-        "accuracy" of the newest parameters, "averaged" of the averaged ones, and the machine's "load".
+        "averaged", the test accuracy of the averaged parameters, and the machine's "load".
     """
 
     run: ContestRun
@@ -169,13 +169,11 @@ class _Referee:
         self._seconds = seconds
         self._looks = [look for look in self._looks if look > passes] or [float("inf")]
         theta = newest()
-        accuracy = self._accuracy(theta)
         self.record.add(
             passes=passes,
             seconds=self._seconds,
             cpu_seconds=self._cpu_seconds,
-            accuracy=accuracy,
-            averaged=accuracy if averaged is None else self._accuracy(averaged()),
+            averaged=self._accuracy(theta if averaged is None else averaged()),
             load=os.getloadavg()[0],
         )
         self.write()
@@ -250,8 +248,8 @@ class ContestPlan:
         Training images; None is all.
     threads : int
         Threads.
-    searches : bool
-        Whether to try all learning rates; otherwise each contestant has its first one only.
+    rates : int
+        How many of a contestant's learning rates are tried, from its first on.
     """
 
     datasets: Sequence[str]
@@ -262,7 +260,7 @@ class ContestPlan:
     seconds: float
     train_size: int | None
     threads: int
-    searches: bool = True
+    rates: int = 10
 
     def __post_init__(self) -> None:
         for what, given, known in (
@@ -273,17 +271,18 @@ class ContestPlan:
                 if name not in known:
                     raise ValueError(f"{what} must be one of {', '.join(known)}; got {name!r}")
 
-    def first(self, dataset: str, network: str, contestant: str, loss: str) -> ContestRun:
+    def first(self, dataset: str, network: str, contestant: str) -> ContestRun:
         """Build the run of seed 0 at the first rate."""
-        rate = next(iter(CONTESTANTS[contestant].rates), 0.0)
+        rival = CONTESTANTS[contestant]
+        rate = next(iter(rival.rates), 0.0)
         limits = (self.passes, self.seconds, self.train_size, self.threads)
-        return ContestRun(dataset, network, contestant, loss, rate, 0, *limits)
+        return ContestRun(dataset, network, contestant, rival.loss, rate, 0, *limits)
 
 
 def run_contest(
     plan: ContestPlan, data: Path, folder: Path, on_run: Callable[[RunRecord], None]
 ) -> list[str]:
-    """Run the first rate with every seed, then all rates with seed 0, then the best one with every seed.
+    """Run the first rate with every seed, then others with seed 0, then the best one with every seed.
 
     Parameters
     ----------
@@ -301,12 +300,11 @@ def run_contest(
     """
     absent = [name for name in plan.contestants if not _is_installed(CONTESTANTS[name].package)]
     starts = [
-        plan.first(dataset, network, name, loss)
+        plan.first(dataset, network, name)
         for dataset in plan.datasets
         for network in plan.networks
         for name in plan.contestants
         if name not in absent
-        for loss in CONTESTANTS[name].losses
     ]
 
     def run(wanted: Iterator[ContestRun]) -> None:
@@ -314,9 +312,10 @@ def run_contest(
             on_run(run_one(one, data, folder))
 
     run(replace(one, seed=seed) for seed in range(plan.seeds) for one in starts)
-    if not plan.searches:
+    if plan.rates == 1:
         return absent
-    run(replace(one, rate=rate) for one in starts for rate in CONTESTANTS[one.contestant].rates[1:])
+    others = slice(1, plan.rates)
+    run(replace(one, rate=rate) for one in starts for rate in CONTESTANTS[one.contestant].rates[others])
     best = [replace(one, rate=best_rate(one, read_runs(folder))) for one in starts]
     run(replace(one, seed=seed) for seed in range(1, plan.seeds) for one in best)
     return absent

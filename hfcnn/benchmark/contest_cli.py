@@ -36,7 +36,7 @@ def contest(
     train_size: Annotated[
         int | None, typer.Option(min=10, help="Training images.", show_default="all")
     ] = None,
-    search: Annotated[bool, typer.Option(help="Try all learning rates of those that have one.")] = True,
+    rates: Annotated[int, typer.Option(min=1, help="Most learning rates to try of a contestant.")] = 10,
     threads: Annotated[int, typer.Option(min=1, help="Threads of each run.")] = 2,
     clock: Annotated[str, typer.Option(help="Time on the page: seconds or cpu_seconds.")] = "seconds",
     runs: Annotated[bool, typer.Option(help="Run what is not done yet before writing the page.")] = True,
@@ -59,7 +59,7 @@ def contest(
         seconds=seconds,
         train_size=train_size,
         threads=threads,
-        searches=search,
+        rates=rates,
     )
 
     def tell(record: RunRecord) -> None:

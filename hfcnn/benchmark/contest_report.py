@@ -91,18 +91,17 @@ def standings(records: Sequence[RunRecord], clock: str) -> dict[tuple[str, str],
         groups[_without_seed(record.run)].append(record)
     found: dict[tuple[str, str], list[Standing]] = defaultdict(list)
     for name, contestant in CONTESTANTS.items():
-        for loss in contestant.losses:
-            own = [g for g in groups.values() if (g[0].run.contestant, g[0].run.loss) == (name, loss)]
-            for place in dict.fromkeys((g[0].run.dataset, g[0].run.network) for g in own):
-                here = [g for g in own if (g[0].run.dataset, g[0].run.network) == place]
-                first = min((g[0].run for g in here), key=lambda run: _order(run, contestant.rates))
-                best = best_rate(replace(first, seed=0), records)
-                for rate in dict.fromkeys((first.rate, best)):
-                    runs = [record for g in here if g[0].run.rate == rate for record in g]
-                    words = contestant.title + (", squared loss" if loss == "squared" else "")
-                    words += f", rate {rate:g}" if contestant.rates else ""
-                    words += " (best)" if len(contestant.rates) > 1 and rate == best else ""
-                    found[place].append(Standing(words, runs, clock))
+        own = [g for g in groups.values() if g[0].run.contestant == name]
+        for place in dict.fromkeys((g[0].run.dataset, g[0].run.network) for g in own):
+            here = [g for g in own if (g[0].run.dataset, g[0].run.network) == place]
+            first = min((g[0].run for g in here), key=lambda run: _order(run, contestant.rates))
+            best = best_rate(replace(first, seed=0), records)
+            for rate in dict.fromkeys((first.rate, best)):
+                runs = [record for g in here if g[0].run.rate == rate for record in g]
+                n_tried = len({g[0].run.rate for g in here})
+                words = contestant.title + (f", rate {rate:g}" if contestant.rates else "")
+                words += f" (best of {n_tried})" if n_tried > 1 and rate == best else ""
+                found[place].append(Standing(words, runs, clock))
     return dict(found)
 
 

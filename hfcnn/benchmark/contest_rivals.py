@@ -73,9 +73,9 @@ class Contestant:
     train : callable
         Trains from a `Start`, calling a `Show` after each step.
     rates : tuple of float
-        Learning rates that are tried; empty where there is none to choose.
-    losses : tuple of str
-        Losses that it is run with.
+        Learning rates to try, the likeliest first; empty where there is none to choose.
+    loss : str
+        Loss that it minimizes.
     package : str
         What must be installed for it; empty where nothing is.
     """
@@ -83,7 +83,7 @@ class Contestant:
     title: str
     train: Callable[[Start, Show], None]
     rates: tuple[float, ...] = ()
-    losses: tuple[str, ...] = ("cross_entropy",)
+    loss: str = "cross_entropy"
     package: str = ""
 
 
@@ -224,13 +224,14 @@ def _train_stochastic(start: Start, show: Show) -> None:
 #: Every contestant by the name that the command line has for it.
 CONTESTANTS = {
     "kfac": Contestant('solver="kfac" (our default)', _train_stochastic),
-    "newton-cg": Contestant("Newton-CG", _train_newton, losses=("squared",)),
-    "adamw": Contestant("AdamW", _first_order(_adamw), (1e-3, 3e-4, 3e-3, 1e-4, 1e-2)),
-    "sgd": Contestant(
-        "SG with momentum",
+    "newton-cg": Contestant("Newton-CG", _train_newton, loss="squared"),
+    "adamw": Contestant("AdamW", _first_order(_adamw), (1e-3, 3e-3, 3e-4, 1e-2, 1e-4)),
+    "sgd": Contestant("SG with momentum", _first_order(_sgd), (0.05, 0.1, 0.03, 0.01, 0.3, 0.003, 0.001)),
+    "sgd-squared": Contestant(
+        "SG with momentum, squared loss",
         _first_order(_sgd),
-        (0.03, 0.05, 0.01, 0.1, 0.003, 0.3, 0.001),
-        ("cross_entropy", "squared"),
+        (0.003, 0.01, 0.001, 0.03, 0.05, 0.1, 0.3),
+        "squared",
     ),
     "muon": Contestant("Muon", _first_order(_of_matrices(_muon)), (0.01, 0.003, 0.03)),
     "soap": Contestant("SOAP", _first_order(_of_matrices(_soap)), (3e-3, 1e-3), package="pytorch_optimizer"),
