@@ -127,7 +127,8 @@ def test_standings():
     records = [
         made(replace(RUN, seed=seed), [0.5, value, 0.99]) for seed, value in enumerate((0.9, 0.8, 0.7))
     ]
-    one = Standing("AdamW", records, "seconds")
+    one = Standing(records, n_tried=2, is_best=True, clock="seconds")
+    assert one.name == "AdamW, rate 0.001 (best of 2)" and one.legend == "AdamW, best of 2 rates"
     assert sorted(one.accuracies(2.0)) == pytest.approx([70, 80, 90])
     assert one.accuracies(10.0) == []
     assert one.times(75.0) == [2.0, 2.0, 3.0] and one.times(99.5) == []

@@ -25,11 +25,21 @@ CONTEST_LEVELS = {
     "cifar10": (55.0, 60.0, 65.0, 70.0, 75.0),
 }
 
-#: Passes at which accuracies are given.
-PASSES = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0)
+#: Passes at which accuracies are given, and how far from them a look may be.
+PASSES = (0.25, 0.5, 1.0, 2.0, 4.0, 10.0)
+TOLERANCE = 1.05
 
-#: Colours of Okabe and Ito, then dashes of the same.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+#: Colours of Okabe and Ito, one for each contestant.
+COLOURS = dict(
+    zip(
+        CONTESTANTS,
+        ("#0072B2", "#000000", "#D55E00", "#009E73", "#56B4E9", "#CC79A7", "#E69F00"),
+        strict=True,
+    )
+)
+
+#: Accuracies in per cent that a scale may show.
+TICKS = (20, 30, 40, 50, 60, 65, 70, 75, 80, 85, 88, 90, 92, 95, 97, 98, 98.5, 99, 99.2, 99.4, 99.6)
 
 
 class Standing:
@@ -37,26 +47,32 @@ class Standing:
 
     Parameters
     ----------
-    name : str
-        What tables and legends say.
     records : sequence of RunRecord
         Its runs.
+    n_tried : int
+        Learning rates that were tried.
+    is_best : bool
+        Whether this is the best of them.
     clock : {"seconds", "cpu_seconds"}
         Which time counts.
     """
 
-    def __init__(self, name: str, records: Sequence[RunRecord], clock: str) -> None:
-        self.name, self.records, self.clock = name, list(records), clock
+    def __init__(self, records: Sequence[RunRecord], n_tried: int, is_best: bool, clock: str) -> None:
+        self.records, self.clock = list(records), clock
+        self.contestant, rate = records[0].run.contestant, records[0].run.rate
+        title = CONTESTANTS[self.contestant].title
+        best = n_tried > 1 and is_best
+        self.name = title + (f", rate {rate:g}" if rate else "") + (f" (best of {n_tried})" if best else "")
+        self.legend = f"{title}, best of {n_tried} rates" if best else self.name
+        self.style = {"color": COLOURS[self.contestant], "linestyle": "-" if is_best else "--"}
 
     def accuracies(self, passes: float) -> list[float]:
-        """Accuracy in per cent of each run that got so far, at the last look up to so many passes."""
+        """Accuracy in per cent of each run that was looked at near so many passes."""
         found = []
         for record in self.records:
-            history = record.history
-            if history["passes"][-1] >= passes - 1e-9 or record.is_done:
-                seen = [i for i, value in enumerate(history["passes"]) if value <= passes + 1e-9]
-                if seen and history["passes"][seen[-1]] > 0.8 * passes:
-                    found.append(100 * history["averaged"][seen[-1]])
+            looks = zip(record.history["passes"], record.history["averaged"], strict=True)
+            near = [value for seen, value in looks if 1 / TOLERANCE < seen / passes < TOLERANCE]
+            found += [100 * value for value in near[-1:]]
         return found
 
     def times(self, level: float) -> list[float]:
@@ -99,10 +115,12 @@ def standings(records: Sequence[RunRecord], clock: str) -> dict[tuple[str, str],
             for rate in dict.fromkeys((first.rate, best)):
                 runs = [record for g in here if g[0].run.rate == rate for record in g]
                 n_tried = len({g[0].run.rate for g in here})
-                words = contestant.title + (f", rate {rate:g}" if contestant.rates else "")
-                words += f" (best of {n_tried})" if n_tried > 1 and rate == best else ""
-                found[place].append(Standing(words, runs, clock))
-    return dict(found)
+                found[place].append(Standing(runs, n_tried, rate == best, clock))
+    known = list(CONTEST_LEVELS)
+    order = sorted(
+        found, key=lambda place: (known.index(place[0]) if place[0] in known else len(known), place)
+    )
+    return {place: found[place] for place in order}
 
 
 def _without_seed(run: ContestRun) -> tuple[Any, ...]:
@@ -133,8 +151,11 @@ def write_contest(records: Sequence[RunRecord], output: Path, clock: str = "seco
     if clock not in ("seconds", "cpu_seconds"):
         raise ValueError(f"clock must be seconds or cpu_seconds; got {clock!r}")
     output.mkdir(parents=True, exist_ok=True)
+    places = standings(records, clock)
+    headings = {f"{title(dataset)}, {network}": found for (dataset, network), found in places.items()}
+    _draw_overview(headings, clock, output / "contest.png")
     parts = ["# The contest\n", _introduction(records, clock)]
-    for (dataset, network), found in standings(records, clock).items():
+    for (dataset, network), found in places.items():
         name = title(dataset)
         picture = f"contest-{dataset}-{network}.png"
         _draw(found, f"{name}, {network}", clock, output / picture)
@@ -170,7 +191,8 @@ def _introduction(records: Sequence[RunRecord], clock: str) -> str:
     which = "of the clock" if clock == "seconds" else "of all threads together"
     return (
         f"Written by `hfcnn benchmark contest` from {len(records)} runs on {first.machine['processor']}, "
-        f"{' or '.join(map(str, threads))} threads, torch {first.machine['torch']}, mean load {load:.1f}. "
+        f"{' or '.join(map(str, threads))} thread{'s' * (threads != [1])}, torch {first.machine['torch']}, "
+        f"mean load {load:.1f}. "
         "All start from the same weights for a seed, have the images in memory, and are looked at through an "
         "average of their parameters, the same for all; evaluation is not counted. A pass is a forward and a "
         f"backward pass over all training images. Seconds are {which}. First-order methods take batches of "
@@ -196,25 +218,53 @@ def _reached(one: Standing, level: float) -> str:
 
 
 def _draw(found: Sequence[Standing], heading: str, clock: str, path: Path) -> None:
+    """Draw a data set and network: accuracy against time, and against passes."""
     from matplotlib.figure import Figure  # an extra
 
     figure = Figure(figsize=(11, 5), dpi=120, layout="constrained")
     figure.suptitle(heading)
     panels = figure.subplots(1, 2, sharey=True)
-    for panel, column, unit in zip(
-        panels, (clock, "passes"), ("seconds", "passes over the training images"), strict=True
-    ):
-        for number, one in enumerate(found):
-            across, upward = one.curve(column)
-            style = "-" if number < len(COLOURS) else "--"
-            colour = COLOURS[number % len(COLOURS)]
-            panel.plot(across, upward, color=colour, linestyle=style, marker=".", label=one.name)
-        panel.set_xscale("log")
-        panel.set_xlabel(unit)
-        panel.xaxis.set_major_formatter("{x:g}")
-        panel.grid(alpha=0.3)
+    _draw_panel(panels[0], found, clock, "seconds")
+    _draw_panel(panels[1], found, "passes", "passes over the training images")
     panels[0].set_ylabel("test accuracy (%)")
-    best = max((max(one.curve("passes")[1]) for one in found), default=100.0)
-    panels[0].set_ylim(max(0.0, best - 25), min(100.0, best + 1))
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     figure.savefig(path)
+
+
+def _draw_overview(places: dict[str, list[Standing]], clock: str, path: Path) -> None:
+    """Draw accuracy against time, a panel for each heading."""
+    from matplotlib.figure import Figure  # an extra
+
+    figure = Figure(figsize=(4.4 * len(places), 3.9), dpi=120, layout="constrained")
+    panels = figure.subplots(1, len(places), squeeze=False)[0]
+    handles: dict[str, Any] = {}
+    for panel, (heading, found) in zip(panels, places.items(), strict=True):
+        panel.set_title(heading)
+        _draw_panel(panel, found, clock, "seconds")
+        for handle, name in zip(*panel.get_legend_handles_labels(), strict=True):
+            handles.setdefault(name, handle)
+    panels[0].set_ylabel("test accuracy (%)")
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(places) + 1)
+    figure.savefig(path)
+
+
+def _draw_panel(panel: Any, found: Sequence[Standing], column: str, unit: str) -> None:
+    """Draw the contestants on a scale on which halving the error is the same way everywhere."""
+    from matplotlib.ticker import NullLocator  # an extra
+
+    for one in found:
+        across, upward = one.curve(column)
+        panel.plot(across, upward, label=one.legend, marker=".", **one.style)
+    panel.set_yscale(
+        "function", functions=(lambda value: -np.log(100.1 - value), lambda value: 100.1 - np.exp(-value))
+    )
+    error = 100 - max(max(one.curve(column)[1]) for one in found)
+    low, high = max(0.0, 96 - 2.4 * error), 100 - 0.9 * error
+    panel.set_ylim(low, high)
+    panel.set_yticks([tick for tick in TICKS if low <= tick <= high])
+    panel.yaxis.set_minor_locator(NullLocator())
+    panel.yaxis.set_major_formatter("{x:g}")
+    panel.set_xscale("log")
+    panel.set_xlabel(unit)
+    panel.xaxis.set_major_formatter("{x:g}")
+    panel.grid(alpha=0.3)

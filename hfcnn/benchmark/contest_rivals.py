@@ -223,7 +223,7 @@ def _train_stochastic(start: Start, show: Show) -> None:
 
 #: Every contestant by the name that the command line has for it.
 CONTESTANTS = {
-    "kfac": Contestant('solver="kfac" (our default)', _train_stochastic),
+    "kfac": Contestant('solver="kfac", our default', _train_stochastic),
     "newton-cg": Contestant("Newton-CG", _train_newton, loss="squared"),
     "adamw": Contestant("AdamW", _first_order(_adamw), (1e-3, 3e-3, 3e-4, 1e-2, 1e-4)),
     "sgd": Contestant("SG with momentum", _first_order(_sgd), (0.05, 0.1, 0.03, 0.01, 0.3, 0.003, 0.001)),
