@@ -142,6 +142,10 @@ def test_the_page_shows_first_and_best_rate(tmp_path):
     assert "AdamW, rate 0.001 |" in text and "AdamW, rate 0.003 (best of 2) |" in text
     assert "| AdamW, rate 0.003 (best of 2) | 2.0 | 2.0 | 3.0 | 3.0 | – |" in text
     assert (tmp_path / "contest-mnist-cnn3.png").stat().st_size > 10_000
+    assert (tmp_path / "contest.png").stat().st_size > 10_000
+    longer = made(replace(mnist, passes=4.0), [0.9, 0.97, 0.985, 0.989])
+    text = write_contest([*records, longer], tmp_path).read_text()
+    assert "| AdamW, rate 0.001 | 1 | – | – | 90.00 | 97.00 | 98.90 | – |" in text
     with pytest.raises(ValueError, match="clock must be"):
         write_contest(records, tmp_path, "minutes")
 

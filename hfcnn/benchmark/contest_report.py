@@ -110,10 +110,13 @@ def standings(records: Sequence[RunRecord], clock: str) -> dict[tuple[str, str],
         own = [g for g in groups.values() if g[0].run.contestant == name]
         for place in dict.fromkeys((g[0].run.dataset, g[0].run.network) for g in own):
             here = [g for g in own if (g[0].run.dataset, g[0].run.network) == place]
-            first = min((g[0].run for g in here), key=lambda run: _order(run, contestant.rates))
+            first = min((g[0].run for g in here), key=lambda run: (_order(run, contestant.rates), run.passes))
             best = best_rate(replace(first, seed=0), records)
             for rate in dict.fromkeys((first.rate, best)):
-                runs = [record for g in here if g[0].run.rate == rate for record in g]
+                longest = sorted(
+                    (r for g in here for r in g if r.run.rate == rate), key=lambda r: r.run.passes
+                )
+                runs = list({record.run.seed: record for record in longest}.values())
                 n_tried = len({g[0].run.rate for g in here})
                 found[place].append(Standing(runs, n_tried, rate == best, clock))
     known = list(CONTEST_LEVELS)
