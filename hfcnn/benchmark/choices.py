@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass
 from itertools import product
 from pathlib import Path
@@ -101,13 +101,16 @@ def read_trials(path: Path) -> list[ChoiceTrial]:
 
 
 def choices_table(trials: Sequence[ChoiceTrial]) -> str:
-    """Mean accuracy in per cent, least accuracy and mean seconds of each choice, as a Markdown table."""
+    """Mean accuracy in per cent, least accuracy and mean seconds of each choice, as a Markdown table.
+
+    Those in a row are over the same choices of images: the seeds that all of them have.
+    """
     groups: dict[tuple[str, int], dict[Choice, list[ChoiceTrial]]] = defaultdict(lambda: defaultdict(list))
     for trial in trials:
         groups[trial.data, trial.n_images][trial.choice].append(trial)
     columns = sorted({trial.choice for trial in trials}, key=astuple)
     rows = [
-        [data, f"{size:,}", *(_cell(found.get(choice, [])) for choice in columns)]
+        [data, f"{size:,}", *(_cell(found.get(choice, []), _common(found)) for choice in columns)]
         for (data, size), found in sorted(groups.items())
     ]
     return markdown_table(["data", "images", *map(_title, columns)], rows)
@@ -118,7 +121,13 @@ def _title(choice: Choice) -> str:
     return f"{choice.solver}, {choice.loss}, Cl {choice.strength:g}{subset}"
 
 
-def _cell(trials: Sequence[ChoiceTrial]) -> str:
+def _common(found: Mapping[Choice, Sequence[ChoiceTrial]]) -> set[int]:
+    """Seeds that every choice of a row has."""
+    return set.intersection(*({trial.seed for trial in trials} for trials in found.values()))
+
+
+def _cell(trials: Sequence[ChoiceTrial], seeds: set[int]) -> str:
+    trials = [trial for trial in trials if trial.seed in seeds]
     if not trials:
         return "–"
     accuracies = [100 * trial.accuracy for trial in trials]
