@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -61,22 +62,24 @@ def report(
         typer.Option(help="File that --json wrote with another Triton; may be repeated."),
     ] = None,
     cache: Annotated[Path | None, typer.Option(help="Folder of what was compiled before.")] = None,
+    cached: Annotated[bool, typer.Option("--cached", help="Compile nothing: show what is there.")] = False,
     jobs: Annotated[int | None, typer.Option(help="Processes; one for each core by default.")] = None,
 ) -> None:
     """Compile every kernel at every shape of the presets for real GPUs; no GPU is needed.
 
     Ends with status 1 if a kernel spills more than 64 bytes a thread, needs more shared memory than the
-    target has, does not compile, or has a tf32 dot that does not reach the matrix units. A step is a turn of
-    the hot loop: its instructions for matrix units + memory + integers + the rest, and the bits of its loads.
+    target has, does not compile, has instructions for spilled registers in a loop, or has a dot in tf32 or
+    bfloat16 off the newest matrix instructions that its shape allows. A step is a turn of the hot loop: its
+    instructions for matrix units + memory + integers + the rest, and the bits of its loads.
     """
     from ..launch import TARGETS
-    from . import report_tables
+    from . import report_tables, report_versions
     from .compile_report import compile_cases
     from .report_cases import cases, other_cases, quick_cases
 
     console = terminal(REPORT_WIDTH)
     with _bad_parameters():
-        versions = [line for file in add or () for line in report_tables.read_versions(file.read_text())]
+        versions = [line for file in add or () for line in report_versions.read_versions(file.read_text())]
         chosen = {"networks": network, "targets": target, "ops": op}
         selected = cases(**{name: tuple(value) for name, value in chosen.items() if value}, n_images=images)
         if not network or "cnn3" in network:
@@ -93,17 +96,21 @@ def report(
             selected,
             cache=cache,
             jobs=jobs,
+            only_cached=cached,
             on_progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
+    planned = Counter(case.target for case in selected for _ in case.launches())
     for name in () if summary else dict.fromkeys(row.case.target for row in rows):
         console.print(report_tables.launches_table([row for row in rows if row.case.target == name], name))
     console.print(report_tables.summary_table(rows))
     console.print(report_tables.product_table(rows))
-    console.print(report_tables.versions_table([*report_tables.version_lines(rows), *versions]))
+    lines = report_versions.version_lines(rows, planned)
+    console.print(report_versions.versions_table([*lines, *versions]))
     if json:
-        json.write_text(report_tables.report_json(rows))
+        json.write_text(report_versions.report_json(rows, planned))
     if markdown:
-        markdown.write_text(report_tables.report_markdown(rows, versions))
+        about = report_versions.sections(rows, planned, versions)
+        markdown.write_text(report_tables.report_markdown(rows, about))
     failed = [row for row in rows if row.faults]
     for row in failed:
         text = f"{row.case.target}, {row.case.op}, {row.kernel}, {', '.join(row.case.where)}: "

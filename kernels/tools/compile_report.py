@@ -131,6 +131,7 @@ def compile_cases(
     *,
     cache: Path | None = None,
     jobs: int | None = None,
+    only_cached: bool = False,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[CompiledLaunch]:
     """Compile the cases' launches, each specialisation once, in parallel processes.
@@ -143,6 +144,8 @@ def compile_cases(
         Folder of results; None is `default_cache()`.
     jobs : int or None
         Processes; None is one a core.
+    only_cached : bool, default=False
+        Compile nothing; leave out what was not compiled before.
     on_progress : callable
         Called with how many specialisations are done, and how many there are to compile.
 
@@ -157,7 +160,9 @@ def compile_cases(
     keys = [_key(launch, case.target, _scalars(case, launch)) for case, _, launch in planned]
     results = {key: code for key in keys if (code := _read(folder / f"{key}.json"))}
     missing = {
-        key: (case, index) for key, (case, index, _) in zip(keys, planned, strict=True) if key not in results
+        key: (case, index)
+        for key, (case, index, _) in zip(keys, planned, strict=True)
+        if key not in results and not only_cached
     }
     on_progress(0, len(missing))
     for done, (key, code) in enumerate(_compile_all(missing, jobs or os.cpu_count() or 1), start=1):
@@ -165,7 +170,11 @@ def compile_cases(
         if not code.error:
             (folder / f"{key}.json").write_text(json.dumps(asdict(code)))
         on_progress(done, len(missing))
-    return [_row(case, launch, results[key]) for key, (case, _, launch) in zip(keys, planned, strict=True)]
+    return [
+        _row(case, launch, results[key])
+        for key, (case, _, launch) in zip(keys, planned, strict=True)
+        if key in results
+    ]
 
 
 def _row(case: KernelCase, launch: Launch, code: MachineCode) -> CompiledLaunch:

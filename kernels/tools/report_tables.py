@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import triton
@@ -20,18 +19,15 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 __all__ = [
+    "WORDS",
     "launches_table",
     "product_lines",
     "product_table",
-    "report_json",
     "report_markdown",
     "summary_table",
-    "read_versions",
     "traffic_lines",
     "traffic_markdown",
     "traffic_table",
-    "version_lines",
-    "versions_table",
 ]
 
 REPORT_COLUMNS = (
@@ -42,7 +38,6 @@ REPORT_COLUMNS = (
 #: Ops of a Gauss-Newton product by the R-operator.
 PRODUCT_OPS = ("conv_jvp", "conv_vjp_input", "conv_vjp_weight")
 PRODUCT_COLUMNS = ("target", "network", *PRODUCT_OPS, "roofline us", "predicted us")
-VERSION_COLUMNS = ("Triton", "target", "launches", "failed", "most spilled B", "in float64", "product us")
 PRODUCT_NOTE = (
     "By the R-operator in tf32, convolutional layers alone. A launch is predicted to take its roofline time "
     "or the time to issue its instructions, whichever is longer: no latency, no waiting, so a floor."
@@ -66,8 +61,11 @@ def summary_table(rows: Sequence[CompiledLaunch]) -> Table:
     return terminal_table("Worst of each kernel", SUMMARY_COLUMNS, _summary(rows), left=WORDS)
 
 
-def report_markdown(rows: Sequence[CompiledLaunch], versions: Iterable[Sequence[str]] = ()) -> str:
-    """Worst of each kernel, what failed, and every shape with a column a target, as Markdown."""
+def report_markdown(rows: Sequence[CompiledLaunch], about: Iterable[str] = ()) -> str:
+    """Worst of each kernel, what failed, and every shape with a column a target, as Markdown.
+
+    `about` is put in front: the sections of `hfcnn.kernels.tools.report_versions.sections`.
+    """
     targets = list(dict.fromkeys(row.case.target for row in rows))
     shapes: dict[tuple[KernelCase, str], dict[str, CompiledLaunch]] = {}
     for row in rows:
@@ -78,11 +76,9 @@ def report_markdown(rows: Sequence[CompiledLaunch], versions: Iterable[Sequence[
         f"Written by `hfcnn kernels report --markdown`, Triton {triton.__version__}; {_images(rows):,} "
         "images per launch. No GPU took part: roofline times are bounds from published peaks, not "
         f"measurements. A kernel fails if it spills more than {MAX_SPILL} bytes a thread, needs more shared "
-        "memory than the target has, does not compile, or has a tf32 dot without matrix instructions.",
-        "## Versions of Triton",
-        "Launches of every shape, those in float64 among them; the time is a product's of cnn3 on CIFAR10's "
-        "images, see below.",
-        markdown_table(VERSION_COLUMNS, [*version_lines(rows), *versions]).rstrip(),
+        "memory than the target has, does not compile, has instructions for spilled registers in a loop, or "
+        "has a dot in tf32 or bfloat16 off the newest matrix instructions that its shape allows.",
+        *about,
         "## Worst of each kernel",
         markdown_table(SUMMARY_COLUMNS, _summary(rows)).rstrip(),
         "## Failed",
@@ -193,55 +189,6 @@ def _shape_line(found: Mapping[str, CompiledLaunch], targets: Iterable[str]) -> 
             figures += (_step(code), "?" if row.issue is None else f"{1e6 * row.issue:,.1f} us")
         texts.append(("" if dots == "-" else f"{dots}: ") + ", ".join(figures))
     return [*cells[:3], *cells[12:15], *texts]
-
-
-def report_json(rows: Sequence[CompiledLaunch]) -> str:
-    """All there is to know of the rows, as JSON; `read_versions` reads what a table of versions needs."""
-    content = {
-        "triton": triton.__version__,
-        "versions": version_lines(rows),
-        "rows": [asdict(row) for row in rows],
-    }
-    return json.dumps(content, indent=1)
-
-
-def version_lines(rows: Sequence[CompiledLaunch]) -> list[list[str]]:
-    """Count the launches of this version of Triton on each target: all, failed, most bytes spilled."""
-    lines = []
-    for target in dict.fromkeys(row.case.target for row in rows):
-        own = [row for row in rows if row.case.target == target]
-        products = {line[1]: line[-1] for line in product_lines(own)}
-        lines.append(
-            [
-                triton.__version__,
-                target,
-                str(len(own)),
-                str(sum(bool(row.faults) for row in own)),
-                str(max(row.code.spilled for row in own)),
-                str(sum(row.case.dtype == "fp64" for row in own)),
-                products.get("cnn3 CIFAR10", "-"),
-            ]
-        )
-    return lines
-
-
-def read_versions(report: str) -> list[list[str]]:
-    """Read the lines of the table of versions from another version's `report_json`.
-
-    Raises
-    ------
-    ValueError
-        If the text is no such report.
-    """
-    try:
-        return [[str(cell) for cell in line] for line in json.loads(report)["versions"]]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"not a report that --json wrote ({error})") from None
-
-
-def versions_table(lines: Iterable[Sequence[str]]) -> Table:
-    """Build a rich table of `version_lines`."""
-    return terminal_table("Versions of Triton", VERSION_COLUMNS, lines, left=WORDS)
 
 
 def _cells(row: CompiledLaunch) -> list[str]:

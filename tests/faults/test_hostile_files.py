@@ -110,7 +110,7 @@ def test_memory_is_seen(verdicts):
     ("name", "data"),
     [
         ("set.npz", None),
-        ("set.gz", gzip.compress(b"1 1:3 4:9\n" * 1000)),
+        ("set.gz", gzip.compress(b"1 1:3 4:9\n" * 1000, mtime=0)),
         ("data_batch_1", cifar_pickle(*draw(4, 32, 32, 3))),
         ("data_batch_1.bin", cifar_binary(*draw(4, 32, 32, 3))),
     ],

@@ -10,11 +10,12 @@ from dataclasses import replace
 
 import pytest
 from hfcnn.kernels.launch import TARGETS
-from hfcnn.kernels.tools.compile_report import MAX_SPILL, _key, _row, faults, source_hash
+from hfcnn.kernels.tools.compile_report import MAX_SPILL, _key, _row, compile_cases, faults, source_hash
 from hfcnn.kernels.tools.machine_code import MachineCode, compiler_environment, count_dots, inspect_amdgcn
 from hfcnn.kernels.tools.matrix_units import NEWEST_UNITS, Product, count_units, off_newest, products
 from hfcnn.kernels.tools.report_cases import USES, cases, other_cases, quick_cases
-from hfcnn.kernels.tools.report_tables import read_versions, report_markdown, version_lines
+from hfcnn.kernels.tools.report_tables import report_markdown
+from hfcnn.kernels.tools.report_versions import dot_lines, read_versions, sections, version_lines
 from hfcnn.kernels.tools.roofline import GPUS, Resources, find_gpu, gpu_of_arch, occupancy, roofline
 
 AMDGCN = """
@@ -251,15 +252,29 @@ def test_cases_of_a_network_that_is_not_aligned_and_in_float64():
 
 
 def test_versions_of_triton_stand_in_one_table():
-    (line,) = version_lines([row(0), row(96)])
-    assert line[1:6] == ["sm_90", "2", "1", "96", "0"]
-    other = json.dumps({"triton": "3.5.0", "versions": [["3.5.0", "sm_90", 7, 0, 0, 2, "-"]], "rows": []})
+    rows = [row(0), row(96)]
+    (line,) = version_lines(rows, {"sm_90": 5})
+    assert line[1:9] == ["sm_90", "5", "2", "1", "96", "0", "0", "0"]
+    other = json.dumps({"triton": "3.5.0", "versions": [["3.5.0", "sm_90", 7, 3, 0, 0, 0, 2, 1, "-"]]})
     (read,) = read_versions(other)
-    assert read == ["3.5.0", "sm_90", "7", "0", "0", "2", "-"]
-    text = report_markdown([row(0)], [read])
-    assert "| 3.5.0 | sm_90 | 7 | 0 | 0 | 2 | - |" in text
+    assert read == ["3.5.0", "sm_90", "7", "3", "0", "0", "0", "2", "1", "-"]
+    text = report_markdown(rows, sections(rows, {"sm_90": 5}, [read]))
+    assert "| 3.5.0 | sm_90 | 7 | 3 | 0 | 0 | 0 | 2 | 1 | - |" in text
     with pytest.raises(ValueError, match="not a report"):
         read_versions("{}")
+
+
+def test_dots_by_unit():
+    fast, slow = row(0), row(0)
+    fast = replace(fast, code=replace(fast.code, units={"HGMMA 64x64 f32": 3}))
+    slow = replace(slow, code=replace(slow.code, units={"HMMA 32x64 f32": 3, "HGMMA 64x64 f32": 3}))
+    kernel = fast.kernel
+    assert dot_lines([fast, slow, fast]) == [["sm_90", "tf32x3", "HGMMA", "2", f"1 HMMA 32x64 in {kernel}"]]
+
+
+def test_what_is_not_cached_may_be_left_out(tmp_path):
+    selected = cases(("cnn3",), ("sm_90",), ("conv_value",), ("MNIST",))
+    assert compile_cases(selected, cache=tmp_path, only_cached=True) == []
 
 
 def row(spilled):
