@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -17,6 +17,9 @@ from hfcnn.commands import Commands
 from hfcnn.report import terminal, terminal_table
 
 from .rows import written
+
+if TYPE_CHECKING:
+    from .compile_report import CompiledLaunch
 
 __all__ = ["app"]
 
@@ -111,6 +114,11 @@ def report(
     if markdown:
         about = report_versions.sections(rows, planned, versions)
         markdown.write_text(report_tables.report_markdown(rows, about))
+    _end_with_faults(console, rows)
+
+
+def _end_with_faults(console: Console, rows: Sequence[CompiledLaunch]) -> None:
+    """Say what fails, and end with status 1 if anything does."""
     failed = [row for row in rows if row.faults]
     for row in failed:
         text = f"{row.case.target}, {row.case.op}, {row.kernel}, {', '.join(row.case.where)}: "
