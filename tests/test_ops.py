@@ -235,10 +235,11 @@ def test_dense_layer(is_linear, generator):
     dense.assert_close(z_next, outputs)
     dense.assert_close(layer.jvp(t["z"], t["z_dot"], t["w"], t["v"], t["v_b"], live, TORCH_OPS), tangent)
     dense.assert_close(layer.jvp(t["z"], None, t["w"], t["v"], t["v_b"], live, TORCH_OPS), tangent_first)
-    actual = layer.vjp(t["g"], t["z"], t["w"], live, TORCH_OPS, needs_input=True)
-    for mine, e in zip(actual, expected, strict=True):
+    gradient = torch.full((3 * 5 + 3,), torch.nan, dtype=torch.float64)
+    g_input = layer.vjp(t["g"], t["z"], t["w"], live, TORCH_OPS, gradient, needs_input=True)
+    for mine, e in zip((g_input, gradient[:15].view(3, 5), gradient[15:]), expected, strict=True):
         dense.assert_close(mine, e)
-    assert layer.vjp(t["g"], t["z"], t["w"], live, TORCH_OPS, needs_input=False)[0] is None
+    assert layer.vjp(t["g"], t["z"], t["w"], live, TORCH_OPS, gradient, needs_input=False) is None
 
 
 def test_parameter_rows_of_a_dense_layer(generator):
@@ -253,7 +254,9 @@ def test_parameter_rows_of_a_dense_layer(generator):
 
 def test_cg_update_is_one_step_by_hand():
     x, r, p, Ap = (torch.tensor(v, dtype=torch.float64) for v in ([1, 0], [2, 2], [2, 2], [4, 0]))
-    rr_next, curvature = ops.cg_update(x, r, p, Ap, torch.tensor(8.0, dtype=torch.float64))
+    status = torch.tensor([8.0, torch.nan], dtype=torch.float64)
+    before = torch.full((2, 2), torch.nan, dtype=torch.float64)
+    ops.cg_update(x, r, p, Ap, status, before)
     # alpha = 8 / 8, so x + p and r - Ap; beta = 8 / 8
-    assert (rr_next.item(), curvature.item()) == (8.0, 8.0)
+    assert status.tolist() == [8.0, 8.0] and before.tolist() == [[1, 0], [2, 2]]
     assert (x.tolist(), r.tolist(), p.tolist()) == ([3, 2], [-2, 2], [0, 4])

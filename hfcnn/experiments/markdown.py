@@ -67,10 +67,10 @@ class SizedDataset:
         return f"{self.dataset}-{self.n_train}-{self.n_test}"
 
     @property
-    def is_full_size(self) -> bool:
-        """Whether these are all images of the data set."""
+    def is_part(self) -> bool:
+        """Whether the data set is known, and these are not all of its images."""
         full = (DATASETS | OTHER_DATASETS).get(self.dataset)
-        return full is not None and (full.n_train, full.n_test) == (self.n_train, self.n_test)
+        return full is not None and (full.n_train, full.n_test) != (self.n_train, self.n_test)
 
 
 @dataclass
@@ -128,8 +128,7 @@ def accuracy(records: Sequence[CellRecord]) -> str:
 def images(problem: SizedDataset) -> str:
     """Sizes of the training and test set, marked where they are not the paper's."""
     size = f"{problem.n_train:,} / {problem.n_test:,}"
-    is_part = problem.dataset in DATASETS and not problem.is_full_size
-    return f"{size} (part)" if is_part else size
+    return f"{size} (part)" if problem.is_part else size
 
 
 def on_images(problem: SizedDataset, whose: str) -> str:
@@ -142,7 +141,7 @@ def on_images(problem: SizedDataset, whose: str) -> str:
     whose : {"paper", "ours"}
         Whose number it is.
     """
-    if problem.dataset not in DATASETS or problem.is_full_size:
+    if problem.dataset not in DATASETS or not problem.is_part:
         return ""
     size = DATASETS[problem.dataset].n_train if whose == "paper" else problem.n_train
     return f" on {size:,} images"

@@ -57,7 +57,7 @@ def page(records: list[CellRecord], output: Path) -> Page | None:
     """
     rows, searches, used, progress, shown = [], [], [], [], set()
     for problem, network, cells in _problems(records):
-        if not problem.is_full_size:  # accuracies on parts of the images are no results
+        if problem.is_part:  # accuracies on parts of the images are no results
             continue
         choice = evaluate_search(cells.search, problem.dataset, network)
         newton = pick(cells.runs, network=network, method="newton", C=C, sampling_rate=SAMPLING_RATE)
