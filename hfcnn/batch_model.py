@@ -78,7 +78,6 @@ class BatchModel:
         Draws for each part of the batch, in order, before the first is read.
     observe : callable or None
         Told of each part of the batch for which there are draws for the metric, as it is linearised.
-
     upcoming : int64 array or None
         Batch that comes next, of which the first images are read ahead where that helps.
 
