@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 __all__ = [
-    "STALL",
     "StochasticOptions",
     "StochasticState",
     "most_epochs",
-    "stalled_epochs",
     "steps_per_epoch",
 ]
 
@@ -35,17 +34,6 @@ def most_epochs(n_images: int) -> int:
     return max(MOST_EPOCHS, -(-MOST_STEPS // steps_per_epoch(n_images)))
 
 
-def stalled_epochs(n_images: int) -> int:
-    """Epochs without progress after which to end.
-
-    Parameters
-    ----------
-    n_images : int
-        Number l of training images.
-    """
-    return max(STALLED_EPOCHS, -(-STALLED_STEPS // steps_per_epoch(n_images)))
-
-
 def steps_per_epoch(n_images: int) -> int:
     """Steps of the first epoch."""
     return max(1, n_images // min(StochasticOptions().batch_size, max(32, n_images // 4)))
@@ -61,8 +49,8 @@ class StochasticOptions:
         Passes over the training images, each drawn once a pass.
     tol : float
         Share of f by which it must have fallen since it last did so, or else the epoch counts as stalled.
-    patience : int
-        Stalled epochs in a row after which to stop.
+    patience : float
+        Stalled epochs in a row after which to stop; infinite for never.
     batch_size, batch_growth, max_batch_size : int, float, int
         Images of a gradient: `batch_growth` times those seen so far, between the two sizes, and at most a
         quarter of the training images but 32.
@@ -97,7 +85,7 @@ class StochasticOptions:
 
     epochs: int = 10
     tol: float = 0.0
-    patience: int = 10
+    patience: float = math.inf
     batch_size: int = 256
     batch_growth: float = 0.01
     max_batch_size: int = 4000
@@ -115,6 +103,17 @@ class StochasticOptions:
     check_images: int = 4096
     augment: str | None = None
     seed: int = 0
+
+    def until_stalled(self, n_images: int) -> StochasticOptions:
+        """Build the same options, but that a run also ends once f has stalled, as a default fit does.
+
+        Parameters
+        ----------
+        n_images : int
+            Number l of training images.
+        """
+        patience = max(STALLED_EPOCHS, -(-STALLED_STEPS // steps_per_epoch(n_images)))
+        return replace(self, tol=STALL, patience=patience)
 
 
 @dataclass(frozen=True)

@@ -212,7 +212,7 @@ def _train_newton(start: Start, show: Show) -> None:
 
 
 def _train_stochastic(start: Start, show: Show) -> None:
-    options = StochasticOptions(epochs=ENDLESS, patience=ENDLESS, seed=start.seed)
+    options = StochasticOptions(epochs=ENDLESS, seed=start.seed)
 
     def after_step(passes: float, newest: Tensor, average: Tensor) -> None:
         show(passes, lambda: newest, lambda: average)

@@ -13,13 +13,7 @@ from hfcnn.estimator.checkpoint import state_fields, state_from_fields
 from hfcnn.estimator.solvers import Solver, newest
 from hfcnn.objective import Objective
 from hfcnn.stochastic import start, stochastic
-from hfcnn.stochastic_state import (
-    STALL,
-    StochasticOptions,
-    StochasticState,
-    most_epochs,
-    stalled_epochs,
-)
+from hfcnn.stochastic_state import StochasticOptions, StochasticState, most_epochs
 
 __all__ = ["KFAC"]
 
@@ -32,13 +26,8 @@ class KFAC(Solver[StochasticState]):
     def __init__(self, classifier: Any, first: int, seed: int, n_images: int) -> None:
         is_auto = classifier.epochs == "auto"
         self.last = first + (most_epochs(n_images) if is_auto else classifier.epochs)
-        self.options = StochasticOptions(
-            epochs=self.last,
-            tol=STALL if is_auto else 0.0,
-            patience=stalled_epochs(n_images) if is_auto else self.last + 1,
-            augment=classifier.augment,
-            seed=seed,
-        )
+        options = StochasticOptions(epochs=self.last, augment=classifier.augment, seed=seed)
+        self.options = options.until_stalled(n_images) if is_auto else options
 
     def start(self, objective: Objective, theta: Tensor) -> StochasticState:
         """State before the first epoch."""

@@ -12,7 +12,7 @@ from hfcnn.newton import NewtonOptions, NewtonState, newton
 from hfcnn.objective import Objective
 from hfcnn.sgd import SGDOptions, SGDState, sgd
 from hfcnn.stochastic import stochastic
-from hfcnn.stochastic_state import STALL, StochasticOptions, StochasticState, stalled_epochs
+from hfcnn.stochastic_state import StochasticOptions, StochasticState
 
 __all__ = ["ITERATIONS", "METHODS", "CellSettings", "CellState", "solve", "state_type"]
 
@@ -124,13 +124,8 @@ def solve(
     """
     if settings.method == "kfac":
         assert state is None or isinstance(state, StochasticState)
-        stochastic_options = StochasticOptions(
-            epochs=settings.iterations,
-            tol=STALL,
-            patience=stalled_epochs(objective.n_images),
-            seed=settings.seed,
-        )
-        return stochastic(objective, theta0, stochastic_options, state=state)
+        limited = StochasticOptions(epochs=settings.iterations, seed=settings.seed)
+        return stochastic(objective, theta0, limited.until_stalled(objective.n_images), state=state)
     if settings.method == "newton":
         assert settings.sampling_rate is not None and (state is None or isinstance(state, NewtonState))
         options = NewtonOptions(
