@@ -212,15 +212,27 @@ def ablation(
     ] = None,
     network: Annotated[str, typer.Option(help="cnn3 or cnn5.")] = "cnn3",
     seed: Annotated[int, typer.Option(min=0, help="Seed of first parameters and draws.")] = 0,
+    variant: Annotated[
+        list[str] | None,
+        typer.Option(help='Row of the table, such as "C = 0.1 l"; may be repeated.', show_default="all"),
+    ] = None,
 ) -> None:
-    """What each part of the stochastic solver buys, on held-out training images, as a Markdown table."""
-    from hfcnn.benchmark.ablation import ablate
-    from hfcnn.report import markdown_table
+    """What each part of the stochastic solver buys, on held-out training images, as a Markdown table.
+
+    Each row is printed once it is measured.
+    """
+    from hfcnn.benchmark.ablation import VARIANTS, ablate
 
     points = tuple(sorted(passes or [0.125, 0.25]))
+    if unknown := set(variant or ()) - set(VARIANTS):
+        raise typer.BadParameter(f"no variant {', '.join(unknown)}; there are: {'; '.join(VARIANTS)}")
+    wanted = {title: VARIANTS[title] for title in variant or VARIANTS}
     for path in data:
         header = [path.stem, *(f"{point:g} passes" for point in points)]
-        typer.echo(markdown_table(header, ablate(path, points, seed, network)) + "\n")
+        typer.echo(f"| {' | '.join(header)} |\n|{' --- |' * len(header)}")
+        for row in ablate(path, points, seed, network, wanted):
+            typer.echo(f"| {' | '.join(row)} |")
+        typer.echo()
 
 
 @app.command()
