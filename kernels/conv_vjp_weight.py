@@ -117,12 +117,13 @@ def _conv_vjp_weight_kernel(
             acc = multiply(tl.trans(b_u), b_z, acc, PRECISION)
 
     partial += i_s.to(tl.int64) * (O * (WINDOWS * SIZE + 1))
-    o_n = tl.arange(0, WINDOWS * BLOCK_O)
-    o_n = o_n // BLOCK_O * O + tl.program_id(1) * BLOCK_O + o_n % BLOCK_O
-    m_n = tl.program_id(1) * BLOCK_O + tl.arange(0, WINDOWS * BLOCK_O) % BLOCK_O < O
     if IS_TURNED:
         acc = tl.trans(acc)
-    tl.store(partial + o_n[:, None] * SIZE + o_k[None, :], acc, mask=m_n[:, None] & m_k)
+    # rows of a window, then of the next, O apart: with an axis each, one address serves them all
+    o_n = (tl.arange(0, WINDOWS) * O)[:, None] + o_o[None, :]
+    each = tl.reshape(acc, (WINDOWS, BLOCK_O, BLOCK_K))
+    m_n = (o_o < O)[None, :, None] & m_k[None, :, :]
+    tl.store(partial + (o_n[:, :, None] * SIZE + o_k[None, None, :]), each, mask=m_n)
     if tl.program_id(0) == 0:
         # apart, because the loop above has no registers left
         ROWS: tl.constexpr = WINDOWS * BLOCK_P

@@ -155,7 +155,6 @@ def _sum_gram_kernel(
     N_PLACES: tl.constexpr,
     C: tl.constexpr,
     CZ: tl.constexpr,
-    BLOCK_K: tl.constexpr,
     N_SPLITS: tl.constexpr,
     BLOCK_E: tl.constexpr,
 ):
@@ -163,11 +162,11 @@ def _sum_gram_kernel(
     m_e = o_e < N * N
     row = o_e // N
     column = o_e % N
-    # partial sums have channels filled up, and the blocks on and above the diagonal only
+    # partial sums have channels filled up; of two that mirror each other both elements take the upper one, as
+    # programs computed no blocks below the diagonal, and a product need not be symmetric to the last bit
     i = row // C * CZ + row % C
     j = column // C * CZ + column % C
-    is_below = i // BLOCK_K > j // BLOCK_K
-    place = tl.where(is_below, j * N_PLACES + i, i * N_PLACES + j)
+    place = tl.minimum(i, j) * N_PLACES + tl.maximum(i, j)
     acc = tl.full((BLOCK_E,), 0.0, partial.dtype.element_ty)
     for i_s in range(N_SPLITS):
         acc += tl.load(partial + i_s * (N_PLACES * N_PLACES) + place, mask=m_e, other=0.0)
@@ -184,7 +183,7 @@ def _plan(
     op: str, kernel: Any, pointers: dict[str, str], constants: dict[str, Any], request: Request, order: Order
 ) -> list[Launch]:
     """List the launches of a gram: partial sums, and their sum."""
-    tile = tile_for("vjp_weight", request)
+    tile = tile_for("gram", request)
     block = min(_side(request), max(SMALLEST, power_of_two(order.n_places)))
     n_blocks = ceil_divide(order.n_places, block)
     pairs = n_blocks * (n_blocks + 1) // 2
@@ -222,7 +221,6 @@ def _plan(
             "N_PLACES": order.n_places,
             "C": order.channels,
             "CZ": order.stored_channels,
-            "BLOCK_K": block,
             "N_SPLITS": n_splits,
             "BLOCK_E": block_e,
         },
@@ -239,7 +237,7 @@ def _plan(
 
 @planner("conv_patch_gram")
 def _plan_patches(request: Request) -> list[Launch]:
-    layer, tile = request.layer, tile_for("vjp_weight", request)
+    layer, tile = request.layer, tile_for("gram", request)
     sizes = geometry(layer, joint=False)
     gap, first = request.grid
     rows, columns = grid_sides(layer, gap, first)
@@ -255,7 +253,7 @@ def _plan_patches(request: Request) -> list[Launch]:
 
 @planner("conv_cotangent_gram")
 def _plan_cotangents(request: Request) -> list[Launch]:
-    layer, tile = request.layer, tile_for("vjp_weight", request)
+    layer, tile = request.layer, tile_for("gram", request)
     windows, n = layer.pool[0] * layer.pool[1], layer.filters
     constants = {
         "PLANE": layer.out_height * layer.out_width,

@@ -1,0 +1,36 @@
+"""Launches of presets and of the unaligned network that once spilled registers, compiled for real GPUs."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+from hfcnn.kernels.tools.compile_report import compile_in_place, faults
+from hfcnn.kernels.tools.machine_code import compiler_environment
+from hfcnn.kernels.tools.report_cases import cases, other_cases
+
+tight = {
+    ("sm_80", "conv_patch_gram", "cnn3 MNIST 1", "ieee", "fp32"),
+    ("sm_100", "conv_cotangent_gram", "cnn5 MNIST 5", "tf32", "fp32"),
+    ("sm_90", "conv_vjp_weight", "odd CIFAR10 1", "tf32", "fp32"),
+}
+targets = ("sm_80", "sm_90", "sm_100")
+with compiler_environment():
+    for case in [*cases(targets=targets), *other_cases(targets)]:
+        for where in case.where:
+            if (case.target, case.op, where, case.precision, case.dtype) in tight:
+                code = compile_in_place(case, 0)
+                print(case.target, code.spilled, *faults(case.target, code))
+"""
+
+
+@pytest.mark.slow
+def test_no_launch_that_was_tight_spills():
+    # in a process of its own: this one's Triton is the interpreter
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    result = subprocess.run(
+        [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert sorted(result.stdout.splitlines()) == ["sm_100 0", "sm_80 0", "sm_90 0"], result.stderr
