@@ -12,7 +12,7 @@ from hfcnn.report import markdown_table, terminal_table
 
 from .compile_report import MAX_SPILL, CompiledLaunch
 from .machine_code import MachineCode
-from .report_cases import KernelCase
+from .report_cases import KernelCase, cases
 from .roofline import gpu_of_arch
 
 if TYPE_CHECKING:
@@ -40,7 +40,8 @@ PRODUCT_OPS = ("conv_jvp", "conv_vjp_input", "conv_vjp_weight")
 PRODUCT_COLUMNS = ("target", "network", *PRODUCT_OPS, "roofline us", "predicted us")
 PRODUCT_NOTE = (
     "By the R-operator in tf32, convolutional layers alone. A launch is predicted to take its roofline time "
-    "or the time to issue its instructions, whichever is longer: no latency, no waiting, so a floor."
+    "or the time to issue its instructions, whichever is longer: no latency, no waiting, so a floor. Where "
+    "a network is not listed, a launch of it was not compiled."
 )
 #: Columns of words, not figures.
 WORDS = ("Triton", "target", "network", "layer", "op", "kernel", "kernels", "bound", "verdict")
@@ -106,15 +107,14 @@ def _images(rows: Iterable[CompiledLaunch]) -> int:
 
 
 def product_lines(rows: Iterable[CompiledLaunch]) -> list[list[str]]:
-    """Add up the launches of a product by the R-operator in tf32, of each network on each target."""
+    """Add up the launches of a product by the R-operator in tf32, of each network on each target.
+
+    A network of which a launch is missing is left out: the sum would be too small.
+    """
     sums: dict[tuple[str, str], dict[str, list[CompiledLaunch]]] = {}
     for row in rows:
-        case = row.case
-        is_ours = case.op in PRODUCT_OPS and case.dtype == "fp32" and case.n_outputs == 1
-        if is_ours and case.precision == "tf32":
-            for where in case.where:
-                found = sums.setdefault((case.target, where.rpartition(" ")[0]), {})
-                found.setdefault(case.op, []).append(row)
+        for where in _product_networks(row.case):
+            sums.setdefault((row.case.target, where), {}).setdefault(row.case.op, []).append(row)
     return [
         [
             target,
@@ -124,8 +124,20 @@ def product_lines(rows: Iterable[CompiledLaunch]) -> list[list[str]]:
             f"{1e6 * sum(row.predicted for found in ops.values() for row in found):,.0f}",
         ]
         for (target, where), ops in sums.items()
-        if target != "gfx942"
+        if target != "gfx942" and sum(map(len, ops.values())) == _n_product_launches(target, where)
     ]
+
+
+def _product_networks(case: KernelCase) -> list[str]:
+    """Networks and images of whose product a case is part, once for each of their layers."""
+    is_part = case.op in PRODUCT_OPS and (case.dtype, case.precision) == ("fp32", "tf32")
+    return [where.rpartition(" ")[0] for where in case.where if is_part and case.n_outputs == 1]
+
+
+def _n_product_launches(target: str, where: str) -> int:
+    network, images = where.split(" ")
+    parts = cases((network,), (target,), PRODUCT_OPS, (images,))
+    return sum(len(case.launches()) for case in parts for _ in _product_networks(case))
 
 
 def product_table(rows: Iterable[CompiledLaunch]) -> Table:

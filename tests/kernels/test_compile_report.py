@@ -14,7 +14,7 @@ from hfcnn.kernels.tools.compile_report import MAX_SPILL, _key, _row, compile_ca
 from hfcnn.kernels.tools.machine_code import MachineCode, compiler_environment, count_dots, inspect_amdgcn
 from hfcnn.kernels.tools.matrix_units import NEWEST_UNITS, Product, count_units, off_newest, products
 from hfcnn.kernels.tools.report_cases import USES, cases, other_cases, quick_cases
-from hfcnn.kernels.tools.report_tables import report_markdown
+from hfcnn.kernels.tools.report_tables import product_lines, report_markdown
 from hfcnn.kernels.tools.report_versions import dot_lines, read_versions, sections, version_lines
 from hfcnn.kernels.tools.roofline import GPUS, Resources, find_gpu, gpu_of_arch, occupancy, roofline
 
@@ -262,6 +262,16 @@ def test_versions_of_triton_stand_in_one_table():
     assert "| 3.5.0 | sm_90 | 7 | 3 | 0 | 0 | 0 | 2 | 1 | - |" in text
     with pytest.raises(ValueError, match="not a report"):
         read_versions("{}")
+
+
+def test_a_product_is_added_up_where_all_its_launches_are_there():
+    found = cases(("cnn3", "cnn5"), ("sm_90",), ("conv_jvp", "conv_vjp_input", "conv_vjp_weight"), ("MNIST",))
+    code = MachineCode(64, 0, 1024, {"HGMMA.TF32": 4}, {"tf32": 1})
+    rows = [_row(case, launch, code) for case in found for launch in case.launches()]
+    assert [line[:2] for line in product_lines(rows)] == [["sm_90", "cnn3 MNIST"], ["sm_90", "cnn5 MNIST"]]
+    only_cnn5 = next(i for i, row in enumerate(rows) if row.case.where == ("cnn5 MNIST 2",))
+    assert [line[1] for line in product_lines(rows[:only_cnn5] + rows[only_cnn5 + 1 :])] == ["cnn3 MNIST"]
+    assert product_lines(rows[1:]) == []  # a launch of both networks' first layer
 
 
 def test_dots_by_unit():
