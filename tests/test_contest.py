@@ -23,7 +23,7 @@ from hfcnn.benchmark.contest import (
 from hfcnn.benchmark.contest_report import Standing, write_contest
 from hfcnn.benchmark.contest_rivals import AVERAGING, CONTESTANTS, AveragedParameters
 
-RUN = ContestRun("digits", "cnn3", "adamw", "cross_entropy", 1e-3, 0, 1.0, 60.0, None, 1)
+RUN = ContestRun("digits", "cnn3", "adamw", "cross_entropy", 1e-3, 0, 1.0, 60.0, None, 1, 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ def test_standings():
     records = [
         made(replace(RUN, seed=seed), [0.5, value, 0.99]) for seed, value in enumerate((0.9, 0.8, 0.7))
     ]
-    one = Standing(records, n_tried=2, is_best=True, clock="seconds")
+    one = Standing(records, records, n_tried=2, is_best=True, clock="seconds")
     assert one.name == "AdamW, rate 0.001 (best of 2)" and one.legend == "AdamW, best of 2 rates"
     assert sorted(one.accuracies(2.0)) == pytest.approx([70, 80, 90])
     assert one.accuracies(10.0) == []
@@ -144,8 +144,11 @@ def test_the_page_shows_first_and_best_rate(tmp_path):
     assert (tmp_path / "contest-mnist-cnn3.png").stat().st_size > 10_000
     assert (tmp_path / "contest.png").stat().st_size > 10_000
     longer = made(replace(mnist, passes=4.0), [0.9, 0.97, 0.985, 0.989])
+    longer.history["seconds"] = [0.1, 0.2, 0.3, 0.4]
     text = write_contest([*records, longer], tmp_path).read_text()
     assert "| AdamW, rate 0.001 | 1 | – | – | 90.00 | 97.00 | 98.90 | – |" in text
+    # its times do not count: those of the shorter run do
+    assert "| AdamW, rate 0.001 | 2.0 | 3.0 | 3.0 | – | – |" in text
     with pytest.raises(ValueError, match="clock must be"):
         write_contest(records, tmp_path, "minutes")
 

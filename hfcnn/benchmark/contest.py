@@ -22,6 +22,7 @@ from torch import Tensor
 
 from hfcnn.backend import get_backend
 from hfcnn.benchmark.contest_rivals import CONTESTANTS, Start
+from hfcnn.estimator.parameters import PAPER_C
 from hfcnn.experiments.data import ExperimentData, load_dataset
 from hfcnn.files import write_atomically
 from hfcnn.memory import keep_heap
@@ -33,9 +34,6 @@ __all__ = ["ContestPlan", "ContestRun", "RunRecord", "best_rate", "read_runs", "
 
 #: Passes at which the test accuracy is looked at; above these, each whole one.
 LOOKS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.75, 0.9, 1, 1.25, 1.5, 1.75, 2, 2.5, 3)
-
-#: C over the number of images, the paper's.
-RELATIVE_C = 0.01
 
 
 @dataclass(frozen=True)
@@ -60,6 +58,8 @@ class ContestRun:
         Training images; None is all.
     threads : int
         Threads.
+    C : float
+        C over the number of images, for contestants that minimize the paper's objective; else 0.
     """
 
     dataset: str
@@ -72,12 +72,13 @@ class ContestRun:
     seconds: float
     train_size: int | None
     threads: int
+    C: float
 
     @property
     def name(self) -> str:
         """A file name that tells runs apart."""
         parts = [self.dataset, self.network, self.contestant, self.loss]
-        parts += [f"rate{self.rate:g}"] * bool(self.rate)
+        parts += [f"C{self.C:g}"] * bool(self.C) + [f"rate{self.rate:g}"] * bool(self.rate)
         parts += [f"seed{self.seed}", f"passes{self.passes:g}", f"seconds{self.seconds:g}"]
         parts += [f"train{self.train_size}"] * (self.train_size is not None)
         return "-".join([*parts, f"threads{self.threads}"])
@@ -214,7 +215,7 @@ def run_one(run: ContestRun, data: Path, folder: Path) -> RunRecord:
         torch.from_numpy(images.X_train),
         torch.from_numpy(images.y_train),
         loss=run.loss,
-        C=RELATIVE_C * len(images.y_train),
+        C=(run.C or PAPER_C) * len(images.y_train),  # where it is not used, any will do
         backend=get_backend("torch", "cpu"),
     )
     record = RunRecord(run, machine=machine())
@@ -276,7 +277,7 @@ class ContestPlan:
         rival = CONTESTANTS[contestant]
         rate = next(iter(rival.rates), 0.0)
         limits = (self.passes, self.seconds, self.train_size, self.threads)
-        return ContestRun(dataset, network, contestant, rival.loss, rate, 0, *limits)
+        return ContestRun(dataset, network, contestant, rival.loss, rate, 0, *limits, rival.C)
 
 
 def run_contest(

@@ -48,7 +48,9 @@ class Standing:
     Parameters
     ----------
     records : sequence of RunRecord
-        Its runs.
+        Its runs, whose times count.
+    longest : sequence of RunRecord
+        Its longest run of each seed, whose accuracies count.
     n_tried : int
         Learning rates that were tried.
     is_best : bool
@@ -57,8 +59,15 @@ class Standing:
         Which time counts.
     """
 
-    def __init__(self, records: Sequence[RunRecord], n_tried: int, is_best: bool, clock: str) -> None:
-        self.records, self.clock = list(records), clock
+    def __init__(
+        self,
+        records: Sequence[RunRecord],
+        longest: Sequence[RunRecord],
+        n_tried: int,
+        is_best: bool,
+        clock: str,
+    ) -> None:
+        self.records, self.longest, self.clock = list(records), list(longest), clock
         self.contestant, rate = records[0].run.contestant, records[0].run.rate
         title = CONTESTANTS[self.contestant].title
         best = n_tried > 1 and is_best
@@ -69,7 +78,7 @@ class Standing:
     def accuracies(self, passes: float) -> list[float]:
         """Accuracy in per cent of each run that was looked at near so many passes."""
         found = []
-        for record in self.records:
+        for record in self.longest:
             looks = zip(record.history["passes"], record.history["averaged"], strict=True)
             near = [value for seen, value in looks if 1 / TOLERANCE < seen / passes < TOLERANCE]
             found += [100 * value for value in near[-1:]]
@@ -113,12 +122,14 @@ def standings(records: Sequence[RunRecord], clock: str) -> dict[tuple[str, str],
             first = min((g[0].run for g in here), key=lambda run: (_order(run, contestant.rates), run.passes))
             best = best_rate(replace(first, seed=0), records)
             for rate in dict.fromkeys((first.rate, best)):
-                longest = sorted(
+                rising = sorted(
                     (r for g in here for r in g if r.run.rate == rate), key=lambda r: r.run.passes
                 )
-                runs = list({record.run.seed: record for record in longest}.values())
+                longest = {record.run.seed: record for record in rising}.values()
+                # runs of other lengths may be of another day, on which the machine was faster
+                timed = [record for record in rising if record.run.passes == rising[0].run.passes]
                 n_tried = len({g[0].run.rate for g in here})
-                found[place].append(Standing(runs, n_tried, rate == best, clock))
+                found[place].append(Standing(timed, list(longest), n_tried, rate == best, clock))
     known = list(CONTEST_LEVELS)
     order = sorted(
         found, key=lambda place: (known.index(place[0]) if place[0] in known else len(known), place)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from hfcnn.benchmark.cases import channels_last
+from hfcnn.estimator.parameters import PAPER_C, STOCHASTIC_C
 from hfcnn.loss import get_loss
 from hfcnn.newton import NewtonOptions, newton
 from hfcnn.objective import Objective
@@ -76,6 +77,8 @@ class Contestant:
         Learning rates to try, the likeliest first; empty where there is none to choose.
     loss : str
         Loss that it minimizes.
+    C : float
+        C over the number of images in what it minimizes; 0 if it has a decay of its own.
     package : str
         What must be installed for it; empty where nothing is.
     """
@@ -84,6 +87,7 @@ class Contestant:
     train: Callable[[Start, Show], None]
     rates: tuple[float, ...] = ()
     loss: str = "cross_entropy"
+    C: float = 0.0
     package: str = ""
 
 
@@ -223,15 +227,22 @@ def _train_stochastic(start: Start, show: Show) -> None:
 
 #: Every contestant by the name that the command line has for it.
 CONTESTANTS = {
-    "kfac": Contestant('solver="kfac", our default', _train_stochastic),
-    "newton-cg": Contestant("Newton-CG", _train_newton, loss="squared"),
+    "kfac": Contestant('solver="kfac", our default', _train_stochastic, C=STOCHASTIC_C),
+    "newton-cg": Contestant("Newton-CG", _train_newton, loss="squared", C=PAPER_C),
     "adamw": Contestant("AdamW", _first_order(_adamw), (1e-3, 3e-3, 3e-4, 1e-2, 1e-4)),
-    "sgd": Contestant("SG with momentum", _first_order(_sgd), (0.05, 0.1, 0.03, 0.01, 0.3, 0.003, 0.001)),
+    # minimizes what ours does
+    "sgd": Contestant(
+        "SG with momentum",
+        _first_order(_sgd),
+        (0.05, 0.1, 0.03, 0.01, 0.3, 0.003, 0.001),
+        C=STOCHASTIC_C,
+    ),
     "sgd-squared": Contestant(
         "SG with momentum, squared loss",
         _first_order(_sgd),
         (0.003, 0.01, 0.001, 0.03, 0.05, 0.1, 0.3),
         "squared",
+        PAPER_C,
     ),
     "muon": Contestant("Muon", _first_order(_of_matrices(_muon)), (0.01, 0.003, 0.03)),
     "soap": Contestant("SOAP", _first_order(_of_matrices(_soap)), (3e-3, 1e-3), package="pytorch_optimizer"),

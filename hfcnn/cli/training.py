@@ -49,7 +49,7 @@ def train(
             parser=parse_number,
             metavar="C",
             help="Inverse strength of the regularisation: smaller is more of it.",
-            show_default="0.01, more for fewer than 10,000 images",
+            show_default="0.03, with --max-iter 0.01; more for few images",
         ),
     ] = None,
     loss: Annotated[

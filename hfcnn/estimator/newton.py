@@ -13,6 +13,8 @@ from hfcnn.estimator.labels import Array
 from hfcnn.estimator.newton_cg import DEFAULT_ITERATIONS, NewtonCG
 from hfcnn.estimator.parameters import (
     COMMON,
+    PAPER_C,
+    STOCHASTIC_C,
     Check,
     auto_loss,
     check_length,
@@ -56,8 +58,8 @@ class NewtonCNNClassifier(CNNClassifier):
     C : float or "auto", default="auto"
         Inverse strength of the regularisation, as in `sklearn.svm.LinearSVC`: what is minimised is half the
         squared length of the parameters plus C times the sum of the losses of the images. "auto" is the
-        paper's 0.01 for 10,000 images and more (Sec. 6.1), and 100 divided by the number of images for
-        fewer: with much less than that the regularisation outweighs the images, and nothing is learned.
+        paper's 0.01 for Newton-CG (Sec. 6.1) and 0.03 for kfac, but at least 100 divided by the number of
+        images: with much less than that the regularisation outweighs the images, and nothing is learned.
     loss : {"auto", "squared", "cross_entropy"}, default="auto"
         What the network's outputs are compared with the labels by: "squared" is the squared distance to one
         for the label and zero for the other classes, the paper's (26), "cross_entropy" the negative logarithm
@@ -329,6 +331,9 @@ class NewtonCNNClassifier(CNNClassifier):
         if before != self.solver_:
             self.__dict__.pop("_training", None)
             self.__dict__.pop("loss_", None)
+
+    def _auto_C(self) -> float:
+        return PAPER_C if self.solver_ == "newton-cg" else STOCHASTIC_C
 
     def _prepare_numbers(self, data: ImageSet, *, go_on: bool) -> None:
         super()._prepare_numbers(data, go_on=go_on)

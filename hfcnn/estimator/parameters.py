@@ -18,6 +18,8 @@ from hfcnn.loss import LOSSES, get_loss
 from hfcnn.network import PRESETS, Network
 
 __all__ = [
+    "PAPER_C",
+    "STOCHASTIC_C",
     "COMMON",
     "Check",
     "auto_loss",
@@ -35,8 +37,8 @@ __all__ = [
     "strength",
 ]
 
-#: The paper's C, per image (Sec. 6.1).
-PAPER_C = 0.01
+#: C="auto" on many images: the paper's, per image (Sec. 6.1), and that of kfac: see docs/solver.md.
+PAPER_C, STOCHASTIC_C = 0.01, 0.03
 
 #: C="auto" keeps C times the number of images from falling below this: see docs/guide/choices.md.
 SMALLEST_C_TIMES_IMAGES = 100.0
@@ -66,8 +68,8 @@ def check_parameters(estimator: Any, checks: Mapping[str, Check]) -> None:
         check(name, getattr(estimator, name))
 
 
-def strength(C: float | str, total_weight: float) -> float:
-    """C as a number, for images of some total weight.
+def strength(C: float | str, total_weight: float, auto: float) -> float:
+    """C as a number, for images of some total weight; `auto` is what "auto" means for many.
 
     Raises
     ------
@@ -75,7 +77,7 @@ def strength(C: float | str, total_weight: float) -> float:
         If it is so small that nothing but the regularisation would count.
     """
     if isinstance(C, str):
-        return max(PAPER_C, SMALLEST_C_TIMES_IMAGES / total_weight)
+        return max(auto, SMALLEST_C_TIMES_IMAGES / total_weight)
     if not C * total_weight > SMALLEST_REGULARISATION:
         raise ValueError(
             f"C times the sum of the weights is {C * total_weight:g}, too small to be told from zero; "

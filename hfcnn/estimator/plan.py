@@ -22,7 +22,7 @@ from hfcnn.estimator.images import (
     training_set,
 )
 from hfcnn.estimator.labels import Array, check_labels, class_indices, within_range
-from hfcnn.estimator.parameters import Check, check_parameters, strength
+from hfcnn.estimator.parameters import PAPER_C, Check, check_parameters, strength
 from hfcnn.estimator.run import HistoryRow, Run, history_rows
 from hfcnn.estimator.scaling import fit_scaler, holds_pixels
 from hfcnn.estimator.solvers import Solver
@@ -241,7 +241,7 @@ class PlannedCNN(FittedCNN, metaclass=ABCMeta):
 
     def _prepare_numbers(self, data: ImageSet, *, go_on: bool) -> None:
         """Choose what the parameters leave to the images: the strength of regularisation, and a scaler."""
-        self.C_ = strength(self.C, self._total_weight(data))
+        self.C_ = strength(self.C, self._total_weight(data), self._auto_C())
         if go_on:
             self._warn_of_pixels(data.images, "X")
             return
@@ -250,6 +250,10 @@ class PlannedCNN(FittedCNN, metaclass=ABCMeta):
             own = Block(own, *ranks.block(len(own)))
         wanted = holds_pixels(own, ranks) if isinstance(self.scale, str) else self.scale
         self.scaler_ = fit_scaler(own, ranks) if wanted else None
+
+    def _auto_C(self) -> float:
+        """Return what C="auto" means on many images."""
+        return PAPER_C
 
     def _total_weight(self, data: ImageSet) -> float:
         """Sum of the weights of all images, those that other processes were given included."""
