@@ -135,6 +135,19 @@ def test_ablation_prints_a_row_a_variant(tmp_path):
     assert all(0 <= float(cell) <= 100 for row in body for cell in row.strip("| ").split(" | ")[1:])
 
 
+def test_ablation_of_chosen_variants(tmp_path):
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (120, 8, 8), np.uint8), np.arange(120) % 10
+    np.savez(tmp_path / "noise.npz", X_train=images, y_train=labels, X_test=images, y_test=labels)
+    command = ["ablation", str(tmp_path / "noise.npz"), "--passes", "1", "--variant"]
+    result = runner.invoke(app, [*command, "C = 0.1 l"])
+    assert result.exit_code == 0, result.output
+    (row,) = result.output.strip().splitlines()[2:]
+    assert row.startswith("| C = 0.1 l | ")
+    wrong = runner.invoke(app, [*command, "no such part"])
+    assert wrong.exit_code == 2 and "no variant no such part" in wrong.output
+
+
 def test_choices_are_tried_once_and_tabled(tmp_path):
     arguments = ["choices", str(tmp_path / "trials"), "--images", "20", "--seeds", "2", "--max-iter", "1"]
     arguments += ["--solver", "newton-cg", "--loss", "squared", "--subset", "5", "--strength", "100"]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hfcnn.datasets import load
+from hfcnn.estimator.parameters import PAPER_C, STOCHASTIC_C
 from hfcnn.network import Network
 from hfcnn.objective import Objective, outputs
 from hfcnn.preprocessing import ImageScaler
@@ -37,7 +38,7 @@ class Variant:
     """
 
     options: StochasticOptions = DEFAULT
-    C: float = 0.01
+    C: float = STOCHASTIC_C
     is_averaged: bool = True
 
 
@@ -56,7 +57,7 @@ VARIANTS: dict[str, Variant] = {
         replace(DEFAULT, statistics_images=2 * DEFAULT.statistics_images)
     ),
     "batches of 1,024 from the start": Variant(replace(DEFAULT, batch_size=1024)),
-    "C = 0.03 l": Variant(C=0.03),
+    "C = 0.01 l": Variant(C=PAPER_C),
     "C = 0.1 l": Variant(C=0.1),
     "shifts and flips": Variant(replace(DEFAULT, augment="shift+flip")),
     "shifts and flips, C = 0.1 l": Variant(replace(DEFAULT, augment="shift+flip"), C=0.1),
