@@ -49,6 +49,30 @@ def test_the_loss_goes_by_solver_and_number_of_images(tmp_path):
     assert not hasattr(SGDCNNClassifier(network, max_iter=1).fit(images[:50], labels[:50]), "loss_")
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_C_goes_by_solver_and_number_of_images():
+    rng = np.random.default_rng(0)
+    images = rng.random((20_000, 3, 3), np.float32)
+    labels = np.arange(20_000) % 2
+    network = [Conv(1, 3)]
+    short = {
+        NewtonCNNClassifier: ({"epochs": 1}, {"max_iter": 1, "cg_max_iter": 1}),
+        SGDCNNClassifier: ({"max_iter": 1},),
+    }
+    found = {
+        n: [
+            estimator(network, **parameters).fit(images[:n], labels[:n]).C_
+            for estimator, choices in short.items()
+            for parameters in choices
+        ]
+        for n in (1000, 5000, 20_000)
+    }
+    assert found == {1000: [0.1, 0.1, 0.1], 5000: [0.03, 0.02, 0.02], 20_000: [0.03, 0.01, 0.01]}
+    # of the same classifier, by what solves now
+    classifier = NewtonCNNClassifier(network, epochs=1).fit(images, labels)
+    assert classifier.set_params(epochs="auto", max_iter=1, cg_max_iter=1).fit(images, labels).C_ == 0.01
+
+
 def test_too_small_a_C_ends_at_the_regularised_optimum_and_says_so():
     chosen, _ = stratified_rows(y, 0, train=320)
     images, labels = X[chosen], y[chosen]

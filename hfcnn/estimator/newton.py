@@ -13,9 +13,8 @@ from hfcnn.estimator.labels import Array
 from hfcnn.estimator.newton_cg import DEFAULT_ITERATIONS, NewtonCG
 from hfcnn.estimator.parameters import (
     COMMON,
-    PAPER_C,
-    STOCHASTIC_C,
     Check,
+    auto_C,
     auto_loss,
     check_length,
     choice,
@@ -192,8 +191,7 @@ class NewtonCNNClassifier(CNNClassifier):
     -----
     An interrupted fit (Ctrl-C) leaves the model of the last finished iteration, or of the best one under
     `early_stopping`, and warns; so does one whose objective is not finite.
-    Images are NHWC. They are never copied as a whole: integers stay integers until their batch is due, and
-    images on disk stay there.
+    Images are NHWC, never copied as a whole: integers stay integers, and files on disk, until a batch is due.
 
     Examples
     --------
@@ -328,12 +326,10 @@ class NewtonCNNClassifier(CNNClassifier):
         super()._begin(images, classes, go_on=go_on)
         before = getattr(self, "solver_", None)
         self.solver_ = self._chosen_solver()
+        self._auto_C = auto_C(self.solver_)
         if before != self.solver_:
             self.__dict__.pop("_training", None)
             self.__dict__.pop("loss_", None)
-
-    def _auto_C(self) -> float:
-        return PAPER_C if self.solver_ == "newton-cg" else STOCHASTIC_C
 
     def _prepare_numbers(self, data: ImageSet, *, go_on: bool) -> None:
         super()._prepare_numbers(data, go_on=go_on)

@@ -22,6 +22,7 @@ __all__ = [
     "STOCHASTIC_C",
     "COMMON",
     "Check",
+    "auto_C",
     "auto_loss",
     "check_length",
     "check_parameters",
@@ -84,6 +85,11 @@ def strength(C: float | str, total_weight: float, auto: float) -> float:
             "raise C, or the weights in sample_weight and class_weight"
         )
     return float(C)
+
+
+def auto_C(solver: str) -> float:
+    """C that "auto" means on many images, for a solver."""
+    return PAPER_C if solver == "newton-cg" else STOCHASTIC_C
 
 
 def auto_loss(solver: str, n_images: int) -> str:

@@ -76,6 +76,8 @@ class PlannedCNN(FittedCNN, metaclass=ABCMeta):
     #: Processes that fit together, and what they pass; of a draft, for one fit.
     _ranks: Ranks | None = None
     _shard: str = "block"
+    #: What C="auto" means on many images.
+    _auto_C: float = PAPER_C
 
     network: Any
     C: float | str
@@ -241,7 +243,7 @@ class PlannedCNN(FittedCNN, metaclass=ABCMeta):
 
     def _prepare_numbers(self, data: ImageSet, *, go_on: bool) -> None:
         """Choose what the parameters leave to the images: the strength of regularisation, and a scaler."""
-        self.C_ = strength(self.C, self._total_weight(data), self._auto_C())
+        self.C_ = strength(self.C, self._total_weight(data), self._auto_C)
         if go_on:
             self._warn_of_pixels(data.images, "X")
             return
@@ -250,10 +252,6 @@ class PlannedCNN(FittedCNN, metaclass=ABCMeta):
             own = Block(own, *ranks.block(len(own)))
         wanted = holds_pixels(own, ranks) if isinstance(self.scale, str) else self.scale
         self.scaler_ = fit_scaler(own, ranks) if wanted else None
-
-    def _auto_C(self) -> float:
-        """Return what C="auto" means on many images."""
-        return PAPER_C
 
     def _total_weight(self, data: ImageSet) -> float:
         """Sum of the weights of all images, those that other processes were given included."""
