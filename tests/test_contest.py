@@ -149,6 +149,10 @@ def test_the_page_shows_first_and_best_rate(tmp_path):
     assert "| AdamW, rate 0.001 | 1 | – | – | 90.00 | 97.00 | 98.90 | – |" in text
     # its times do not count: those of the shorter run do
     assert "| AdamW, rate 0.001 | 2.0 | 3.0 | 3.0 | – | – |" in text
+    ours = made(replace(mnist, contestant="kfac", rate=0.0), [0.97, 0.98, 0.985])
+    text = write_contest([*records, ours], tmp_path).read_text()
+    assert "| AdamW, rate 0.001 | 2.0 | 1.5 | 1.0 | – | – |" in text  # times as long
+    assert "| AdamW, rate 0.003 (best of 2) | 2.0 | 1.0 | 1.0 | – | – |" in text
     with pytest.raises(ValueError, match="clock must be"):
         write_contest(records, tmp_path, "minutes")
 

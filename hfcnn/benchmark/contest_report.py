@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,9 @@ CONTEST_LEVELS = {
 #: Passes at which accuracies are given, and how far from them a look may be.
 PASSES = (0.25, 0.5, 1.0, 2.0, 4.0, 10.0)
 TOLERANCE = 1.05
+
+#: The contestant that others are compared with.
+OURS = "kfac"
 
 #: Colours of Okabe and Ito, one for each contestant.
 COLOURS = dict(
@@ -185,14 +189,12 @@ def write_contest(records: Sequence[RunRecord], output: Path, clock: str = "seco
                 ],
             ),
             "Seconds to a test accuracy, median (range); of how many runs, where not all reached it.\n",
-            markdown_table(
-                ["Contestant", *(f"{level:g} %" for level in CONTEST_LEVELS.get(dataset, ()))],
-                [
-                    [one.name, *(_reached(one, level) for level in CONTEST_LEVELS.get(dataset, ()))]
-                    for one in found
-                ],
-            ),
+            _by_level(dataset, found, _reached),
         ]
+        for ours in (one for one in found if one.contestant == OURS):
+            others = [one for one in found if one is not ours]
+            parts += ["Times as long as our default, median over median.\n"]
+            parts += [_by_level(dataset, others, partial(_quotient, ours))]
     path = output / "contest.md"
     write_atomically(path, "\n".join(parts).encode())
     return path
@@ -216,6 +218,13 @@ def _introduction(records: Sequence[RunRecord], clock: str) -> str:
     )
 
 
+def _by_level(dataset: str, found: Sequence[Standing], cell: Callable[[Standing, float], str]) -> str:
+    """Tabulate something of each contestant and level of accuracy."""
+    levels = CONTEST_LEVELS.get(dataset, ())
+    rows = [[one.name, *(cell(one, level) for level in levels)] for one in found]
+    return markdown_table(["Contestant", *(f"{level:g} %" for level in levels)], rows)
+
+
 def _spread(values: Sequence[float], digits: int) -> str:
     if not values:
         return "–"
@@ -229,6 +238,13 @@ def _reached(one: Standing, level: float) -> str:
     times = one.times(level)
     runs = f", {len(times)} of {len(one.records)}" if len(times) < len(one.records) else ""
     return _spread(times, 1) + (runs if times else "")
+
+
+def _quotient(ours: Standing, one: Standing, level: float) -> str:
+    """Median time over our median time, if all runs of both reached the level."""
+    if any(len(each.times(level)) < len(each.records) for each in (one, ours)):
+        return "–"
+    return f"{np.median(one.times(level)) / np.median(ours.times(level)):.1f}"
 
 
 def _draw(found: Sequence[Standing], heading: str, clock: str, path: Path) -> None:
