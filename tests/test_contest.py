@@ -129,6 +129,8 @@ def test_standings():
     ]
     one = Standing(records, records, n_tried=2, is_best=True, clock="seconds")
     assert one.name == "AdamW, rate 0.001 (best of 2)" and one.legend == "AdamW, best of 2 rates"
+    other = [made(replace(RUN, contestant="kfac", rate=0.0, C=0.5), [0.5])]
+    assert Standing(other, other, n_tried=1, is_best=True, clock="seconds").name.endswith(", C = 0.5 l")
     assert sorted(one.accuracies(2.0)) == pytest.approx([70, 80, 90])
     assert one.accuracies(10.0) == []
     assert one.times(75.0) == [2.0, 2.0, 3.0] and one.times(99.5) == []
@@ -149,7 +151,7 @@ def test_the_page_shows_first_and_best_rate(tmp_path):
     assert "| AdamW, rate 0.001 | 1 | – | – | 90.00 | 97.00 | 98.90 | – |" in text
     # its times do not count: those of the shorter run do
     assert "| AdamW, rate 0.001 | 2.0 | 3.0 | 3.0 | – | – |" in text
-    ours = made(replace(mnist, contestant="kfac", rate=0.0), [0.97, 0.98, 0.985])
+    ours = made(replace(mnist, contestant="kfac", rate=0.0, C=CONTESTANTS["kfac"].C), [0.97, 0.98, 0.985])
     text = write_contest([*records, ours], tmp_path).read_text()
     assert "| AdamW, rate 0.001 | 2.0 | 1.5 | 1.0 | – | – |" in text  # times as long
     assert "| AdamW, rate 0.003 (best of 2) | 2.0 | 1.0 | 1.0 | – | – |" in text

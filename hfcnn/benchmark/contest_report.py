@@ -72,8 +72,10 @@ class Standing:
         clock: str,
     ) -> None:
         self.records, self.longest, self.clock = list(records), list(longest), clock
-        self.contestant, rate = records[0].run.contestant, records[0].run.rate
+        self.contestant, rate, C = records[0].run.contestant, records[0].run.rate, records[0].run.C
         title = CONTESTANTS[self.contestant].title
+        if CONTESTANTS[self.contestant].C != C:  # not its own
+            title += f", C = {C:g} l"
         best = n_tried > 1 and is_best
         self.name = title + (f", rate {rate:g}" if rate else "") + (f" (best of {n_tried})" if best else "")
         self.legend = f"{title}, best of {n_tried} rates" if best else self.name
@@ -121,8 +123,8 @@ def standings(records: Sequence[RunRecord], clock: str) -> dict[tuple[str, str],
     found: dict[tuple[str, str], list[Standing]] = defaultdict(list)
     for name, contestant in CONTESTANTS.items():
         own = [g for g in groups.values() if g[0].run.contestant == name]
-        for place in dict.fromkeys((g[0].run.dataset, g[0].run.network) for g in own):
-            here = [g for g in own if (g[0].run.dataset, g[0].run.network) == place]
+        for place, C in dict.fromkeys((_place(g[0].run), g[0].run.C) for g in own):
+            here = [g for g in own if (_place(g[0].run), g[0].run.C) == (place, C)]
             first = min((g[0].run for g in here), key=lambda run: (_order(run, contestant.rates), run.passes))
             best = best_rate(replace(first, seed=0), records)
             for rate in dict.fromkeys((first.rate, best)):
@@ -139,6 +141,10 @@ def standings(records: Sequence[RunRecord], clock: str) -> dict[tuple[str, str],
         found, key=lambda place: (known.index(place[0]) if place[0] in known else len(known), place)
     )
     return {place: found[place] for place in order}
+
+
+def _place(run: ContestRun) -> tuple[str, str]:
+    return run.dataset, run.network
 
 
 def _without_seed(run: ContestRun) -> tuple[Any, ...]:
