@@ -13,6 +13,7 @@ import numpy as np
 
 from hfcnn.benchmark.contest import ContestRun, RunRecord, best_rate
 from hfcnn.benchmark.contest_rivals import CONTESTANTS
+from hfcnn.estimator.parameters import STOCHASTIC_C
 from hfcnn.experiments.paper import title
 from hfcnn.files import write_atomically
 from hfcnn.report import markdown_table
@@ -74,7 +75,7 @@ class Standing:
         self.records, self.longest, self.clock = list(records), list(longest), clock
         self.contestant, rate, C = records[0].run.contestant, records[0].run.rate, records[0].run.C
         title = CONTESTANTS[self.contestant].title
-        if CONTESTANTS[self.contestant].C != C:  # not its own
+        if C not in (0, STOCHASTIC_C):
             title += f", C = {C:g} l"
         best = n_tried > 1 and is_best
         self.name = title + (f", rate {rate:g}" if rate else "") + (f" (best of {n_tried})" if best else "")
@@ -199,7 +200,7 @@ def write_contest(records: Sequence[RunRecord], output: Path, clock: str = "seco
         ]
         for ours in (one for one in found if one.contestant == OURS):
             others = [one for one in found if one is not ours]
-            parts += ["Times as long as our default, median over median.\n"]
+            parts += [f"Times as long as {ours.name}, median over median.\n"]
             parts += [_by_level(dataset, others, partial(_quotient, ours))]
     path = output / "contest.md"
     write_atomically(path, "\n".join(parts).encode())
@@ -217,7 +218,9 @@ def _introduction(records: Sequence[RunRecord], clock: str) -> str:
         f"mean load {load:.1f}. "
         "All start from the same weights for a seed, have the images in memory, and are looked at through an "
         "average of their parameters, the same for all; evaluation is not counted. A pass is a forward and a "
-        f"backward pass over all training images. Seconds are {which}. First-order methods take batches of "
+        f"backward pass over all training images. Seconds are {which}; compare them within a data set, as "
+        f'machines differ from day to day. C is {STOCHASTIC_C:g} l, the default of solver="kfac", where the '
+        "paper's objective is minimized and no other C is named. First-order methods take batches of "
         "128 and torch's channels-last layout; rates marked as best have the best final accuracy on the test "
         "set, which flatters them. `torch.compile` took twice as long as eager for a step of batch 128, and "
         "is not used.\n"

@@ -227,7 +227,7 @@ def _train_stochastic(start: Start, show: Show) -> None:
 
 #: Every contestant by the name that the command line has for it.
 CONTESTANTS = {
-    "kfac": Contestant('solver="kfac", our default', _train_stochastic, C=STOCHASTIC_C),
+    "kfac": Contestant('solver="kfac"', _train_stochastic, C=STOCHASTIC_C),
     "newton-cg": Contestant("Newton-CG", _train_newton, loss="squared", C=PAPER_C),
     "adamw": Contestant("AdamW", _first_order(_adamw), (1e-3, 3e-3, 3e-4, 1e-2, 1e-4)),
     # minimizes what ours does
