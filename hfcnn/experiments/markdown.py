@@ -154,7 +154,11 @@ def provenance(records: Iterable[CellRecord]) -> str:
         groups[(*record.settings.group, machine_words(record))].append(record)
     header = ["Data set", "Images", "Network", "Method", "C", "Rate", "Iterations", "Seeds"]
     header += ["Test accuracy, mean (min–max) %", "Seconds", "Load", "Machine"]
-    return markdown_table(header, [_provenance_row(group) for group in groups.values()])
+    explanation = (
+        "Load is the machine's mean: where it is above the cores, other work shared them, and the seconds "
+        "are longer than the method's own, many times where a run was set aside for another.\n"
+    )
+    return markdown_table(header, [_provenance_row(group) for group in groups.values()]) + "\n" + explanation
 
 
 def _provenance_row(group: list[CellRecord]) -> list[str]:
