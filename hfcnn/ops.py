@@ -325,11 +325,16 @@ def _convolution_backward(
     u: Tensor, z: Tensor, w: Tensor, layer: ConvLayer, needs: list[bool]
 ) -> tuple[Tensor, Tensor]:
     """Gradients in z and w, as NCHW views, of a cotangent of the output before pooling."""
-    no_dilation, no_shift = (1, 1), (0, 0)
+    no_dilation, no_shift, stride = (1, 1), (0, 0), layer.stride
+    if layer.kernel == (1, 1) != stride:  # oneDNN 3.12 for AVX2 writes past its memory
+        sides = [side + 2 * padding for side, padding in zip(z.shape[1:3], layer.padding, strict=True)]
+        spread = u.new_zeros(len(u), *sides, layer.filters)
+        spread[:, :: stride[0], :: stride[1]] = u
+        u, stride = spread, (1, 1)
     g_input, g_weight, _ = torch.ops.aten.convolution_backward(
         *map(nchw, (u, z, w)),
         None,
-        layer.stride,
+        stride,
         layer.padding,
         no_dilation,
         False,

@@ -108,6 +108,30 @@ def test_vjp(problem):
         dense.assert_close(g_b_only, g_b)
 
 
+@pytest.mark.parametrize("padding", [(0, 0), (1, 2)])
+@pytest.mark.parametrize("stride", [(2, 2), (1, 3)])
+def test_vjp_of_one_pixel_filters_with_strides(stride, padding, generator, monkeypatch):
+    layer = ConvLayer(7, 8, 3, 5, (1, 1), stride, padding, (1, 1))
+    z, w = torch.randn(4, 7, 8, 3, generator=generator), torch.randn(5, 1, 1, 3, generator=generator)
+    z, w, b = z.double().requires_grad_(), w.double().requires_grad_(), torch.zeros(5, dtype=torch.float64)
+    out, selection = ops.conv_forward(z.detach(), w.detach(), b, layer)
+    g = torch.randn(out.shape, generator=generator, dtype=torch.float64)
+    expected = torch.autograd.grad(reference(z, w, b, layer), (z, w), g)
+    # the library's own gradients with such strides crash the process on some processors, in float32
+    strides, library = [], torch.ops.aten.convolution_backward
+
+    def watched(*arguments):
+        strides.append(arguments[4])
+        return library(*arguments)
+
+    monkeypatch.setattr(torch.ops.aten, "convolution_backward", watched)
+    found = ops.conv_vjp(g, z.detach(), w.detach(), selection, layer)
+    found_input = ops.conv_vjp_input(g, w.detach(), selection, layer)
+    torch.testing.assert_close(found[:2], expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found_input, expected[0], rtol=1e-12, atol=1e-12)
+    assert strides == [(1, 1), (1, 1)]
+
+
 def test_vjp_of_k_rows_an_image(problem):
     p = problem
     _, vjp = torch.func.vjp(lambda z: reference(z, p["w"], p["b"], p["layer"]), p["z"])
