@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,15 @@ from rich.table import Table
 
 from hfcnn._version import __version__
 
-__all__ = ["describe_device", "machine", "markdown_table", "processor", "terminal", "terminal_table"]
+__all__ = [
+    "describe_device",
+    "machine",
+    "markdown_lines",
+    "markdown_table",
+    "processor",
+    "terminal",
+    "terminal_table",
+]
 
 
 def processor() -> str:
@@ -61,12 +69,18 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     str
         Lines, the last one ended too.
     """
-    lines = [_escape(header), ["---"] * len(header), *map(_escape, rows)]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+    return "".join(line + "\n" for line in markdown_lines(header, rows))
 
 
-def _escape(cells: Sequence[str]) -> list[str]:
-    return [cell.replace("|", "\\|") for cell in cells]
+def markdown_lines(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """Yield the lines of `markdown_table`, each as soon as its row is there."""
+    yield _line(header)
+    yield _line(["---"] * len(header))
+    yield from map(_line, rows)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def terminal_table(

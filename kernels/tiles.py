@@ -54,8 +54,7 @@ class Tile:
 
 #: (kind, generation, precision): the tile. "forward" serves every kernel that convolves. Where operands pass
 #: through registers, in ieee on NVIDIA's and in tf32x3, a product takes fewer positions of a window: twice as
-#: many save 4 % of the instructions at best, and Triton before 3.9 spills in the loop. A gram's step loads
-#: little for what it computes: a third stage would cost it 7 % more instructions, and registers.
+#: many save 4 % of the instructions at best, and Triton before 3.9 spills in the loop.
 _TABLE = {
     ("forward", "sm_80", "tf32"): Tile(64, 64, 32, 8, 3),
     ("forward", "sm_80", "tf32x3"): Tile(64, 64, 16, 8, 2),
@@ -90,17 +89,18 @@ _TABLE = {
     ("vjp_weight", "sm_100", "ieee"): Tile(16, 32, 64, 4, 2, 1),
     ("vjp_weight", "gfx942", "tf32"): Tile(16, 64, 64, 4, 2),
     ("vjp_weight", "gfx942", "ieee"): Tile(16, 64, 64, 4, 2),
+}
+# a gram sums over positions, too, but its step loads little for what it computes: a third stage would cost it
+# 7 % more instructions, and registers
+_TABLE |= {
+    ("gram", generation, precision): tile
+    for (kind, generation, precision), tile in _TABLE.items()
+    if kind == "vjp_weight"
+}
+_TABLE |= {
     ("gram", "sm_80", "tf32"): Tile(16, 64, 64, 8, 2),
-    ("gram", "sm_80", "tf32x3"): Tile(32, 64, 64, 8, 2, 1),
-    ("gram", "sm_80", "ieee"): Tile(16, 32, 64, 4, 2, 1),
     ("gram", "sm_90", "tf32"): Tile(16, 64, 64, 4, 2),
-    ("gram", "sm_90", "tf32x3"): Tile(16, 64, 64, 4, 2),
-    ("gram", "sm_90", "ieee"): Tile(16, 32, 64, 4, 2, 1),
     ("gram", "sm_100", "tf32"): Tile(16, 64, 64, 4, 2),
-    ("gram", "sm_100", "tf32x3"): Tile(16, 64, 64, 4, 2),
-    ("gram", "sm_100", "ieee"): Tile(16, 32, 64, 4, 2, 1),
-    ("gram", "gfx942", "tf32"): Tile(16, 64, 64, 4, 2),
-    ("gram", "gfx942", "ieee"): Tile(16, 64, 64, 4, 2),
 }
 #: Triton's interpreter takes as long for a large block as for a small one.
 _INTERPRETER = Tile(256, 512, 128, 4, 1)

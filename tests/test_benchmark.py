@@ -121,13 +121,18 @@ def test_bf16_counts_and_accuracy():
     assert abs(loss.figure) <= 1
 
 
-def test_ablation_prints_a_row_a_variant(tmp_path):
-    from hfcnn.benchmark.ablation import VARIANTS
-
+@pytest.fixture
+def noise(tmp_path):
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (120, 8, 8), np.uint8), np.arange(120) % 10
     np.savez(tmp_path / "noise.npz", X_train=images, y_train=labels, X_test=images, y_test=labels)
-    result = runner.invoke(app, ["ablation", str(tmp_path / "noise.npz"), "--passes", "1", "--passes", "2.5"])
+    return str(tmp_path / "noise.npz")
+
+
+def test_ablation_prints_a_row_a_variant(noise):
+    from hfcnn.benchmark.ablation import VARIANTS
+
+    result = runner.invoke(app, ["ablation", noise, "--passes", "1", "--passes", "2.5"])
     assert result.exit_code == 0, result.output
     header, _, *body = result.output.strip().splitlines()
     assert header == "| noise | 1 passes | 2.5 passes |"
@@ -135,11 +140,8 @@ def test_ablation_prints_a_row_a_variant(tmp_path):
     assert all(0 <= float(cell) <= 100 for row in body for cell in row.strip("| ").split(" | ")[1:])
 
 
-def test_ablation_of_chosen_variants(tmp_path):
-    rng = np.random.default_rng(0)
-    images, labels = rng.integers(0, 256, (120, 8, 8), np.uint8), np.arange(120) % 10
-    np.savez(tmp_path / "noise.npz", X_train=images, y_train=labels, X_test=images, y_test=labels)
-    command = ["ablation", str(tmp_path / "noise.npz"), "--passes", "1", "--variant"]
+def test_ablation_of_chosen_variants(noise):
+    command = ["ablation", noise, "--passes", "1", "--variant"]
     result = runner.invoke(app, [*command, "C = 0.1 l"])
     assert result.exit_code == 0, result.output
     (row,) = result.output.strip().splitlines()[2:]

@@ -222,6 +222,7 @@ def ablation(
     Each row is printed once it is measured.
     """
     from hfcnn.benchmark.ablation import VARIANTS, ablate
+    from hfcnn.report import markdown_lines
 
     points = tuple(sorted(passes or [0.125, 0.25]))
     if unknown := set(variant or ()) - set(VARIANTS):
@@ -229,9 +230,8 @@ def ablation(
     wanted = {title: VARIANTS[title] for title in variant or VARIANTS}
     for path in data:
         header = [path.stem, *(f"{point:g} passes" for point in points)]
-        typer.echo(f"| {' | '.join(header)} |\n|{' --- |' * len(header)}")
-        for row in ablate(path, points, seed, network, wanted):
-            typer.echo(f"| {' | '.join(row)} |")
+        for line in markdown_lines(header, ablate(path, points, seed, network, wanted)):
+            typer.echo(line)
         typer.echo()
 
 

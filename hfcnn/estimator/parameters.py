@@ -18,9 +18,9 @@ from hfcnn.loss import LOSSES, get_loss
 from hfcnn.network import PRESETS, Network
 
 __all__ = [
+    "COMMON",
     "PAPER_C",
     "STOCHASTIC_C",
-    "COMMON",
     "Check",
     "auto_C",
     "auto_loss",
