@@ -65,9 +65,14 @@ def test_C_goes_by_solver_and_number_of_images():
             for estimator, choices in short.items()
             for parameters in choices
         ]
-        for n in (1000, 5000, 20_000)
+        for n in (300, 1000, 5000, 20_000)
     }
-    assert found == {1000: [0.1, 0.1, 0.1], 5000: [0.03, 0.02, 0.02], 20_000: [0.03, 0.01, 0.01]}
+    assert found == {
+        300: [100 / 300] * 3,
+        1000: [0.3, 0.1, 0.1],
+        5000: [0.06, 0.02, 0.02],
+        20_000: [0.03, 0.01, 0.01],
+    }
     # of the same classifier, by what solves now
     classifier = NewtonCNNClassifier(network, epochs=1).fit(images, labels)
     assert classifier.set_params(epochs="auto", max_iter=1, cg_max_iter=1).fit(images, labels).C_ == 0.01

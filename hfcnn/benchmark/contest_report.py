@@ -186,6 +186,7 @@ def write_contest(records: Sequence[RunRecord], output: Path, clock: str = "seco
         _draw(found, f"{name}, {network}", clock, output / picture)
         parts += [
             f"## {name}, {network}\n",
+            _machines([record for record in records if _place(record.run) == (dataset, network)]),
             f"![Test accuracy against time and against passes]({picture})\n",
             "Test accuracy in per cent, median (range) over seeds.\n",
             markdown_table(
@@ -208,14 +209,9 @@ def write_contest(records: Sequence[RunRecord], output: Path, clock: str = "seco
 
 
 def _introduction(records: Sequence[RunRecord], clock: str) -> str:
-    first = records[0]
-    threads = sorted({record.run.threads for record in records})
-    load = np.mean([value for record in records for value in record.history["load"]])
     which = "of the clock" if clock == "seconds" else "of all threads together"
     return (
-        f"Written by `hfcnn benchmark contest` from {len(records)} runs on {first.machine['processor']}, "
-        f"{' or '.join(map(str, threads))} thread{'s' * (threads != [1])}, torch {first.machine['torch']}, "
-        f"mean load {load:.1f}. "
+        f"Written by `hfcnn benchmark contest` from {len(records)} runs. "
         "All start from the same weights for a seed, have the images in memory, and are looked at through an "
         "average of their parameters, the same for all; evaluation is not counted. A pass is a forward and a "
         f"backward pass over all training images. Seconds are {which}; compare them within a data set, as "
@@ -224,6 +220,17 @@ def _introduction(records: Sequence[RunRecord], clock: str) -> str:
         "128 and torch's channels-last layout; rates marked as best have the best final accuracy on the test "
         "set, which flatters them. `torch.compile` took twice as long as eager for a step of batch 128, and "
         "is not used.\n"
+    )
+
+
+def _machines(records: Sequence[RunRecord]) -> str:
+    """Say where runs were made: several machines, if they are of several."""
+    threads = sorted({record.run.threads for record in records})
+    machines = sorted({f"{one.machine['processor']}, torch {one.machine['torch']}" for one in records})
+    load = np.mean([value for record in records for value in record.history["load"]])
+    return (
+        f"{len(records)} runs on {' and '.join(machines)}, {' or '.join(map(str, threads))} "
+        f"thread{'s' * (threads != [1])}, mean load {load:.1f}.\n"
     )
 
 

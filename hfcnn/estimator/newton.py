@@ -58,7 +58,7 @@ class NewtonCNNClassifier(CNNClassifier):
         Inverse strength of the regularisation, as in `sklearn.svm.LinearSVC`: what is minimised is half the
         squared length of the parameters plus C times the sum of the losses of the images. "auto" is the
         paper's 0.01 for Newton-CG (Sec. 6.1) and 0.03 for kfac, but at least 100 divided by the number of
-        images: with much less than that the regularisation outweighs the images, and nothing is learned.
+        images (kfac with "cross_entropy" 300): with much less, regularisation outweighs them.
     loss : {"auto", "squared", "cross_entropy"}, default="auto"
         What the network's outputs are compared with the labels by: "squared" is the squared distance to one
         for the label and zero for the other classes, the paper's (26), "cross_entropy" the negative logarithm
@@ -77,9 +77,9 @@ class NewtonCNNClassifier(CNNClassifier):
     max_iter : int or None, default=None
         Iterations of Newton-CG; None is 100.
     epochs : int or "auto", default="auto"
-        Passes of kfac over the training images. "auto" ends the fit once the objective has
-        not fallen by 2 % in two epochs (40 steps, where an epoch has fewer than 20), and at the latest after
-        10 epochs (400 steps, where an epoch has fewer than 40).
+        Passes of kfac over the training images. "auto" ends the fit once the objective has not fallen by 2 %
+        in two epochs (40 steps, where one has fewer than 20), at the latest after 10 (400 steps, if one has
+        fewer than 40).
     augment : {"shift", "shift+flip"} or None, default=None
         How kfac changes training images at random before each use: "shift" moves them by up to an eighth of
         their sides, "shift+flip" also mirrors half of them, left for right. Not for Newton-CG, which must sum
@@ -178,8 +178,7 @@ class NewtonCNNClassifier(CNNClassifier):
         gradient_norm, damping, rho, step, cg_iterations, n_trials, seconds, passes (over the images),
         training_accuracy. Of the stochastic solver: iteration, f and training_accuracy (on at most 4,096 of
         the training images), step (mean length), gradient_images (per step), n_returns (times it went back
-        to its averaged parameters), seconds, passes. And validation_accuracy where there was something to
-        validate on.
+        to its averaged parameters), seconds, passes. With images to validate on: validation_accuracy.
     damping_ : float
         Newton-CG only: lambda of the iteration to come.
 
@@ -326,17 +325,18 @@ class NewtonCNNClassifier(CNNClassifier):
         super()._begin(images, classes, go_on=go_on)
         before = getattr(self, "solver_", None)
         self.solver_ = self._chosen_solver()
-        self._auto_C = auto_C(self.solver_)
         if before != self.solver_:
             self.__dict__.pop("_training", None)
             self.__dict__.pop("loss_", None)
 
     def _prepare_numbers(self, data: ImageSet, *, go_on: bool) -> None:
+        if self.loss != "auto" or not hasattr(self, "loss_"):
+            auto = auto_loss(self.solver_, self._n_images(data))
+            self.loss_ = auto if self.loss == "auto" else self._loss_function().name
         super()._prepare_numbers(data, go_on=go_on)
-        if self.loss != "auto":
-            self.loss_ = self._loss_function().name
-        elif not hasattr(self, "loss_"):
-            self.loss_ = auto_loss(self.solver_, self._n_images(data))
+
+    def _auto_C(self, total_weight: float) -> float:
+        return auto_C(self.solver_, self.loss_, total_weight)
 
     def _limit_to_one_iteration(self) -> None:
         if self.solver_ == "newton-cg":

@@ -41,8 +41,9 @@ __all__ = [
 #: C="auto" on many images: the paper's, per image (Sec. 6.1), and that of kfac: see docs/solver.md.
 PAPER_C, STOCHASTIC_C = 0.01, 0.03
 
-#: C="auto" keeps C times the number of images from falling below this: see docs/guide/choices.md.
-SMALLEST_C_TIMES_IMAGES = 100.0
+#: C="auto" keeps C times the number of images from falling below this, and for kfac and cross-entropy from
+#: falling below the second number: see docs/guide/choices.md and docs/solver.md.
+SMALLEST_C_TIMES_IMAGES, SMALLEST_C_TIMES_IMAGES_CROSS_ENTROPY = 100.0, 300.0
 
 #: loss="auto" of the stochastic solver is the squared loss on so many images and fewer: see docs/solver.md.
 SQUARED_UP_TO = 300
@@ -70,7 +71,7 @@ def check_parameters(estimator: Any, checks: Mapping[str, Check]) -> None:
 
 
 def strength(C: float | str, total_weight: float, auto: float) -> float:
-    """C as a number, for images of some total weight; `auto` is what "auto" means for many.
+    """C as a number, for images of some total weight; `auto` is what "auto" means for them.
 
     Raises
     ------
@@ -78,7 +79,7 @@ def strength(C: float | str, total_weight: float, auto: float) -> float:
         If it is so small that nothing but the regularisation would count.
     """
     if isinstance(C, str):
-        return max(auto, SMALLEST_C_TIMES_IMAGES / total_weight)
+        return auto
     if not C * total_weight > SMALLEST_REGULARISATION:
         raise ValueError(
             f"C times the sum of the weights is {C * total_weight:g}, too small to be told from zero; "
@@ -87,9 +88,13 @@ def strength(C: float | str, total_weight: float, auto: float) -> float:
     return float(C)
 
 
-def auto_C(solver: str) -> float:
-    """C that "auto" means on many images, for a solver."""
-    return PAPER_C if solver == "newton-cg" else STOCHASTIC_C
+def auto_C(solver: str, loss: str, total_weight: float) -> float:
+    """C that "auto" means, for a solver, a loss and images of some total weight."""
+    if solver != "kfac":
+        return max(PAPER_C, SMALLEST_C_TIMES_IMAGES / total_weight)
+    is_squared = loss == "squared"
+    least = SMALLEST_C_TIMES_IMAGES if is_squared else SMALLEST_C_TIMES_IMAGES_CROSS_ENTROPY
+    return max(STOCHASTIC_C, least / total_weight)
 
 
 def auto_loss(solver: str, n_images: int) -> str:

@@ -22,7 +22,7 @@ from hfcnn.estimator.images import (
     training_set,
 )
 from hfcnn.estimator.labels import Array, check_labels, class_indices, within_range
-from hfcnn.estimator.parameters import PAPER_C, Check, check_parameters, strength
+from hfcnn.estimator.parameters import Check, auto_C, check_parameters, strength
 from hfcnn.estimator.run import HistoryRow, Run, history_rows
 from hfcnn.estimator.scaling import fit_scaler, holds_pixels
 from hfcnn.estimator.solvers import Solver
@@ -76,8 +76,6 @@ class PlannedCNN(FittedCNN, metaclass=ABCMeta):
     #: Processes that fit together, and what they pass; of a draft, for one fit.
     _ranks: Ranks | None = None
     _shard: str = "block"
-    #: What C="auto" means on many images.
-    _auto_C: float = PAPER_C
 
     network: Any
     C: float | str
@@ -243,7 +241,8 @@ class PlannedCNN(FittedCNN, metaclass=ABCMeta):
 
     def _prepare_numbers(self, data: ImageSet, *, go_on: bool) -> None:
         """Choose what the parameters leave to the images: the strength of regularisation, and a scaler."""
-        self.C_ = strength(self.C, self._total_weight(data), self._auto_C)
+        total_weight = self._total_weight(data)
+        self.C_ = strength(self.C, total_weight, self._auto_C(total_weight))
         if go_on:
             self._warn_of_pixels(data.images, "X")
             return
@@ -252,6 +251,10 @@ class PlannedCNN(FittedCNN, metaclass=ABCMeta):
             own = Block(own, *ranks.block(len(own)))
         wanted = holds_pixels(own, ranks) if isinstance(self.scale, str) else self.scale
         self.scaler_ = fit_scaler(own, ranks) if wanted else None
+
+    def _auto_C(self, total_weight: float) -> float:
+        """What C="auto" means, for images of some total weight."""
+        return auto_C("sg", self._loss_function().name, total_weight)
 
     def _total_weight(self, data: ImageSet) -> float:
         """Sum of the weights of all images, those that other processes were given included."""
