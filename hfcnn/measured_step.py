@@ -1,4 +1,4 @@
-"""A step along the averaged gradient in a metric, its length measured: smoothed slope over curvature."""
+"""A step along the averaged gradient in a metric, its length measured: slope over curvature, smoothed."""
 
 from __future__ import annotations
 
@@ -71,6 +71,7 @@ class MeasuredStep:
         momentum: float,
         smoothing: float,
         relaxation: float,
+        shortest: float,
         trust: float,
         halves: bool,
     ) -> tuple[float, Tensor]:
@@ -86,6 +87,9 @@ class MeasuredStep:
             Largest shares of the past in the averages of the gradients, and of slope and curvature.
         relaxation : float
             Multiple of slope over curvature.
+        shortest : float
+            Least length, as a multiple of the one at which the model would be smallest if m were the
+            gradient: its slope would be p^T K p.
         trust : float
             Most of f that the model's linear term, and its quadratic term, may be at the step's end.
         halves : bool
@@ -112,7 +116,7 @@ class MeasuredStep:
         share = max(1 - smoothing, 1 / self.age)
         self.slope += share * (slope / norm - self.slope)
         self.curvature += share * (curvature / norm - self.curvature)
-        alpha = relaxation * self.scale * max(0.0, self.slope / self.curvature)
+        alpha = self.scale * max(relaxation * self.slope, shortest) / self.curvature
         # f is not negative, so a model that takes more than f off is wrong: of a loss that has saturated, say
         slope, curvature = max(slope, self.slope * norm), max(curvature, self.curvature * norm)
         limits = [math.sqrt(2 * trust * model.f / curvature)]

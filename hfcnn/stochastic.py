@@ -43,9 +43,9 @@ def stochastic(
 
     A step takes the gradients of the two halves of a fresh batch, the direction -K^{-1} m from the average m
     of the gradients, and the length at which a quadratic model would be smallest, twice over: its slope is
-    measured between the halves, its curvature by one product with the Jacobian, and both are smoothed. K is
-    the Gauss-Newton matrix in Kronecker factors (`hfcnn.kfac`). What is returned is an average of the
-    parameters.
+    measured between the halves, its curvature by one product with the Jacobian, and both are smoothed. It is
+    never shorter than if m were the gradient, so that the parameters keep moving. K is the Gauss-Newton
+    matrix in Kronecker factors (`hfcnn.kfac`). What is returned is an average of the parameters.
 
     Parameters
     ----------
@@ -226,6 +226,7 @@ class _Epoch:
             momentum=options.momentum,
             smoothing=options.smoothing,
             relaxation=options.relaxation,
+            shortest=options.shortest,
             trust=options.trust,
             halves=options.halves,
         )

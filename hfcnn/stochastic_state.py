@@ -68,6 +68,9 @@ class StochasticOptions:
         Largest share of the past in the averages of slope and curvature.
     relaxation : float
         Multiple of the step at which the model is smallest.
+    shortest : float
+        Least step, as a multiple of that at which the model would be smallest if the averaged gradient were
+        without noise: what keeps the parameters moving where the measured slope has gone to zero.
     halves : bool
         Whether the slope is measured between the gradients of two halves of the batch; otherwise the
         gradient is multiplied with its own direction, and what noise they share counts as slope.
@@ -97,6 +100,7 @@ class StochasticOptions:
     momentum: float = 0.9
     smoothing: float = 0.9
     relaxation: float = 2.0
+    shortest: float = 1.0
     halves: bool = True
     averaging: float = 8.0
     trust: float = 0.25

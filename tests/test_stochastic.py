@@ -88,7 +88,8 @@ def test_curvature_is_measured_on_the_last_images():
 
 
 @each_loss
-def test_step_is_that_of_a_dense_reference(loss):
+@pytest.mark.parametrize("shortest", [0.0, 1.0, 5.0])
+def test_step_is_that_of_a_dense_reference(loss, shortest):
     """Two steps in a row, written out with explicit vectors."""
     objective, theta = problem(loss, n=60)
     metric = KroneckerMetric(objective.network, theta)
@@ -101,10 +102,12 @@ def test_step_is_that_of_a_dense_reference(loss):
     steps = MeasuredStep(torch.zeros_like(theta))
     steps.use(metric)
     settings = {"momentum": 0.9, "smoothing": 0.9, "relaxation": 2.0, "trust": math.inf, "halves": True}
+    settings["shortest"] = shortest
     alpha, p = steps.take(first, metric, **settings)
     assert_close(p, -metric.solve(first.gradient))
-    slope = first.halves[0] @ metric.solve(first.halves[1])
-    assert alpha == pytest.approx(2 * float(slope) / (first.curvature(p) + 0.2 * float(p @ p)), rel=1e-10)
+    slope, norm = first.halves[0] @ metric.solve(first.halves[1]), -float(first.gradient @ p)
+    wanted = max(2 * float(slope), shortest * norm)
+    assert alpha == pytest.approx(wanted / (first.curvature(p) + 0.2 * float(p @ p)), rel=1e-10)
 
     second = BatchModel(objective, theta + alpha * p, np.arange(30, 60), 20)
     beta = 1 / 11
@@ -113,8 +116,8 @@ def test_step_is_that_of_a_dense_reference(loss):
     assert_close(p_2, -metric.solve(m))
     slope_2 = (1 - beta) * second.halves[0] @ metric.solve(second.halves[1]) - beta * second.gradient @ p
     c, c_2 = (model.curvature(v) + 0.2 * float(v @ v) for model, v in ((first, p), (second, p_2)))
-    norm, norm_2 = -float(first.gradient @ p), -float(m @ p_2)
-    expected = 2 * float(slope / norm + slope_2 / norm_2) / (c / norm + c_2 / norm_2)
+    norm_2 = -float(m @ p_2)
+    expected = max(float(slope / norm + slope_2 / norm_2), shortest) * 2 / (c / norm + c_2 / norm_2)
     assert alpha_2 == pytest.approx(expected, rel=1e-9)
 
 
@@ -210,7 +213,7 @@ def test_trust_bounds_both_terms_of_the_model():
     )
     metric.update()
     metric.invert(1e-3)
-    settings = {"momentum": 0.9, "smoothing": 0.9, "relaxation": 2.0, "halves": True}
+    settings = {"momentum": 0.9, "smoothing": 0.9, "relaxation": 2.0, "shortest": 1.0, "halves": True}
     free, bound = (MeasuredStep(torch.zeros_like(theta)) for _ in range(2))
     for steps in (free, bound):
         steps.use(metric)
