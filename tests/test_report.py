@@ -75,8 +75,9 @@ def test_table5_has_whole_data_sets_only_and_names_what_is_missing(tmp_path):
 
 
 def test_table5_has_the_stochastic_solver(tmp_path):
-    cell = replace(NEWTON, method="kfac", sampling_rate=None, iterations=10)
-    write([make(cell, [0.98, 0.99]), make(replace(cell, seed=1), [0.98, 0.992])], tmp_path / "cells")
+    cell = replace(NEWTON, method="kfac", C=0.03, sampling_rate=None, iterations=10)
+    other = make(replace(cell, C=0.01), [0.5])  # not the default
+    write([other, make(cell, [0.98, 0.99]), make(replace(cell, seed=1), [0.98, 0.992])], tmp_path / "cells")
     write_report(tmp_path / "cells", tmp_path)
     text = (tmp_path / "table5.md").read_text()
     cells = row(text, "MNIST", "60,000 / 10,000", "3-layer CNN")

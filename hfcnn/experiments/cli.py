@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from hfcnn.commands import Commands
+from hfcnn.estimator.parameters import PAPER_C, STOCHASTIC_C
 from hfcnn.experiments import figure3 as figure3_module
 from hfcnn.experiments import table5 as table5_module
 from hfcnn.experiments import table6 as table6_module
@@ -116,9 +117,13 @@ def run(
         typer.Option(help="sg-plain is sg without momentum and decay; kfac is the stochastic solver."),
     ] = MethodName.newton,
     C: Annotated[
-        float,
-        typer.Option("--C", help="Regularisation C over the number of images."),
-    ] = 0.01,
+        float | None,
+        typer.Option(
+            "--C",
+            help="Regularisation C over the number of images.",
+            show_default=f"{PAPER_C}, kfac {STOCHASTIC_C}",
+        ),
+    ] = None,
     sampling_rate: Annotated[float, typer.Option(help="Newton: share of the images in each product.")] = 0.05,
     rate: Annotated[float, typer.Option(help="SG: initial learning rate.")] = 0.003,
     seed: Annotated[int, typer.Option(min=0, help="Seed of first weights and order of images.")] = 0,
@@ -136,7 +141,7 @@ def run(
             dataset,
             network.value,
             method.value,
-            C,
+            C or (STOCHASTIC_C if method is MethodName.kfac else PAPER_C),
             sampling_rate=sampling_rate if method is MethodName.newton else None,
             learning_rate=rate if method.value.startswith("sg") else None,
             seed=seed,
