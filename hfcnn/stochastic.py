@@ -190,10 +190,10 @@ class _Epoch:
 
     def _batches(self) -> list[NDArray[np.int64]]:
         """Cut a permutation of all images: larger batches the more images have been seen."""
-        n_images = self.objective.n_images
-        rest, n_seen, batches = self.rng.permutation(n_images), self.scalars["n_seen"], []
+        options = self.options
+        rest, n_seen, batches = self.rng.permutation(self.objective.n_images), self.scalars["n_seen"], []
         while len(rest):
-            size = min(self._most_images, self._wanted_images(n_seen))
+            size = min(self._most_images, max(options.batch_size, int(options.batch_growth * n_seen)))
             if len(rest) < 1.5 * size:
                 size = len(rest)
             batches.append(rest[:size])
@@ -202,11 +202,8 @@ class _Epoch:
 
     @property
     def _most_images(self) -> int:
+        """Size that batches may come to: a quarter of few images."""
         return min(self.options.max_batch_size, max(32, self.objective.n_images // 4))
-
-    def _wanted_images(self, n_seen: float) -> int:
-        """Size of the next batch, had it no limit."""
-        return max(self.options.batch_size, int(self.options.batch_growth * n_seen))
 
     def _step(self, batch: NDArray[np.int64], upcoming: NDArray[np.int64] | None) -> float:
         """Take a step on a batch and return its alpha."""
@@ -233,8 +230,8 @@ class _Epoch:
             momentum=options.momentum,
             smoothing=options.smoothing,
             relaxation=options.relaxation,
-            # a batch that may not grow has more noise than it should: shorter steps make up for it
-            shortest=options.shortest * min(1.0, self._most_images / self._wanted_images(scalars["n_seen"])),
+            # few images are soon learned by heart; to move on lowers f, and generalises less
+            shortest=options.shortest * self._most_images / options.max_batch_size,
             trust=options.trust,
             halves=options.halves,
         )

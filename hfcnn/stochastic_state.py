@@ -70,8 +70,8 @@ class StochasticOptions:
         Multiple of the step at which the model is smallest.
     shortest : float
         Least step, as a multiple of that at which the model would be smallest if the averaged gradient were
-        without noise: what keeps the parameters moving where the measured slope has gone to zero. Reduced
-        where batches would grow beyond their limit.
+        without noise: what keeps the parameters moving where the measured slope has gone to zero. Less on few
+        images, in proportion to the batches that they allow.
     halves : bool
         Whether the slope is measured between the gradients of two halves of the batch; otherwise the
         gradient is multiplied with its own direction, and what noise they share counts as slope.

@@ -226,8 +226,9 @@ def test_trust_bounds_both_terms_of_the_model():
     assert short**2 * curvature / 2 < 1e-3 * model.f
 
 
-def test_the_shortest_step_makes_up_for_batches_that_may_not_grow(monkeypatch):
-    objective, theta = problem(n=200)
+@pytest.mark.parametrize(("n", "expected"), [(200, 3 * 50 / 80), (60, 3 * 32 / 80), (400, 3.0)])
+def test_the_shortest_step_is_less_on_few_images(monkeypatch, n, expected):
+    objective, theta = problem(n=n)
     told, take = [], MeasuredStep.take
 
     def watched(self, *arguments, **settings):
@@ -235,11 +236,8 @@ def test_the_shortest_step_makes_up_for_batches_that_may_not_grow(monkeypatch):
         return take(self, *arguments, **settings)
 
     monkeypatch.setattr(MeasuredStep, "take", watched)
-    growing = {"batch_size": 40, "batch_growth": 0.2, "shortest": 3.0}
-    list(stochastic(objective, theta, StochasticOptions(epochs=3, **growing)))
-    # batches of 40, 40, ... are wanted until 200 images were seen, then 0.2 times those; 50 are allowed
-    seen = [40, 80, 120, 160, 200, 240, 285, 335, 400, 450, 500, 550, 600]
-    assert told == pytest.approx([3 * min(1, 50 / max(40, 0.2 * n)) for n in seen])
+    list(stochastic(objective, theta, StochasticOptions(epochs=1, max_batch_size=80, shortest=3.0)))
+    assert told == pytest.approx([expected] * len(told)) and told
 
 
 def test_each_step_is_told_of():
