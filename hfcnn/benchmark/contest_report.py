@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -214,8 +214,9 @@ def _introduction(records: Sequence[RunRecord], clock: str) -> str:
         f"Written by `hfcnn benchmark contest` from {len(records)} runs. "
         "All start from the same weights for a seed, have the images in memory, and are looked at through an "
         "average of their parameters, the same for all; evaluation is not counted. A pass is a forward and a "
-        f"backward pass over all training images. Seconds are {which}; compare them within a data set, as "
-        f'machines differ from day to day. C is {STOCHASTIC_C:g} l, the default of solver="kfac", where the '
+        f"backward pass over all training images. Seconds are {which}; they are those of a "
+        "contestant's shortest runs; compare them within a data set, as machines differ from day to day. "
+        f'C is {STOCHASTIC_C:g} l, the default of solver="kfac", where the '
         "paper's objective is minimized and no other C is named. First-order methods take batches of "
         "128 and torch's channels-last layout; rates marked as best have the best final accuracy on the test "
         "set, which flatters them. `torch.compile` took twice as long as eager for a step of batch 128, and "
@@ -224,13 +225,16 @@ def _introduction(records: Sequence[RunRecord], clock: str) -> str:
 
 
 def _machines(records: Sequence[RunRecord]) -> str:
-    """Say where runs were made: several machines, if they are of several."""
+    """Say where runs were made, those of each length."""
     threads = sorted({record.run.threads for record in records})
-    machines = sorted({f"{one.machine['processor']}, torch {one.machine['torch']}" for one in records})
+    runs = Counter(
+        f"of {one.run.passes:g} passes on {one.machine['processor']}, torch {one.machine['torch']}"
+        for one in records
+    )
     load = np.mean([value for record in records for value in record.history["load"]])
     return (
-        f"{len(records)} runs on {' and '.join(machines)}, {' or '.join(map(str, threads))} "
-        f"thread{'s' * (threads != [1])}, mean load {load:.1f}.\n"
+        f"Runs: {'; '.join(f'{count} {what}' for what, count in runs.most_common())}; "
+        f"{' or '.join(map(str, threads))} thread{'s' * (threads != [1])}, mean load {load:.1f}.\n"
     )
 
 
