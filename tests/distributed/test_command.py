@@ -120,7 +120,7 @@ def test_nproc_trains_the_same_model(pair, alone):
     model, text = pair
     assert model.n_iter_ == MANY
     assert text.count(f"the model of iteration {MANY}") == 1, "one process speaks"
-    np.testing.assert_allclose(model.history_["f"][:6], alone.history_["f"], rtol=1e-4)  # float32
+    np.testing.assert_allclose(model.history_["f"][:6], alone.history_["f"], rtol=1e-3)  # float32
 
 
 def test_a_lost_process_ends_the_others(data, tmp_path):
