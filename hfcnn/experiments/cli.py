@@ -141,7 +141,7 @@ def run(
             dataset,
             network.value,
             method.value,
-            C or (STOCHASTIC_C if method is MethodName.kfac else PAPER_C),
+            C if C is not None else STOCHASTIC_C if method is MethodName.kfac else PAPER_C,
             sampling_rate=sampling_rate if method is MethodName.newton else None,
             learning_rate=rate if method.value.startswith("sg") else None,
             seed=seed,
