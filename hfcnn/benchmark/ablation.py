@@ -50,6 +50,7 @@ VARIANTS: dict[str, Variant] = {
     "no smoothing of slope and curvature": Variant(replace(DEFAULT, smoothing=0.0)),
     "step where the model is smallest, not twice as far": Variant(replace(DEFAULT, relaxation=1.0)),
     "steps that go to zero with the slope": Variant(replace(DEFAULT, shortest=0.0)),
+    "half the least length of a step": Variant(replace(DEFAULT, shortest=DEFAULT.shortest / 2)),
     "newest parameters, not their average": Variant(is_averaged=False),
     "no trust region": Variant(replace(DEFAULT, trust=float("inf"))),
     "a third of the damping": Variant(replace(DEFAULT, damping=DEFAULT.damping / 3)),

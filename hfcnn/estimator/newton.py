@@ -78,8 +78,7 @@ class NewtonCNNClassifier(CNNClassifier):
         Iterations of Newton-CG; None is 100.
     epochs : int or "auto", default="auto"
         Passes of kfac over the training images. "auto" ends the fit once the objective has not fallen by 2 %
-        in two epochs (40 steps, where one has fewer than 20), at the latest after 10 (400 steps, if one has
-        fewer than 40).
+        in two epochs, or 40 steps if those are more, at the latest after 10, or 400 steps if those are more.
     augment : {"shift", "shift+flip"} or None, default=None
         How kfac changes training images at random before each use: "shift" moves them by up to an eighth of
         their sides, "shift+flip" also mirrors half of them, left for right. Not for Newton-CG, which must sum
@@ -330,9 +329,10 @@ class NewtonCNNClassifier(CNNClassifier):
             self.__dict__.pop("loss_", None)
 
     def _prepare_numbers(self, data: ImageSet, *, go_on: bool) -> None:
-        if self.loss != "auto" or not hasattr(self, "loss_"):
-            auto = auto_loss(self.solver_, self._n_images(data))
-            self.loss_ = auto if self.loss == "auto" else self._loss_function().name
+        if self.loss != "auto":
+            self.loss_ = self._loss_function().name
+        elif not hasattr(self, "loss_"):
+            self.loss_ = auto_loss(self.solver_, self._n_images(data))
         super()._prepare_numbers(data, go_on=go_on)
 
     def _auto_C(self, total_weight: float) -> float:

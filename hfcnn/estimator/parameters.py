@@ -90,11 +90,12 @@ def strength(C: float | str, total_weight: float, auto: float) -> float:
 
 def auto_C(solver: str, loss: str, total_weight: float) -> float:
     """C that "auto" means, for a solver, a loss and images of some total weight."""
-    if solver != "kfac":
-        return max(PAPER_C, SMALLEST_C_TIMES_IMAGES / total_weight)
-    is_squared = loss == "squared"
-    least = SMALLEST_C_TIMES_IMAGES if is_squared else SMALLEST_C_TIMES_IMAGES_CROSS_ENTROPY
-    return max(STOCHASTIC_C, least / total_weight)
+    share, least = PAPER_C, SMALLEST_C_TIMES_IMAGES
+    if solver == "kfac":
+        share = STOCHASTIC_C
+        if loss != "squared":
+            least = SMALLEST_C_TIMES_IMAGES_CROSS_ENTROPY
+    return max(share, least / total_weight)
 
 
 def auto_loss(solver: str, n_images: int) -> str:

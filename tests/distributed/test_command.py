@@ -120,7 +120,10 @@ def test_nproc_trains_the_same_model(pair, alone):
     model, text = pair
     assert model.n_iter_ == MANY
     assert text.count(f"the model of iteration {MANY}") == 1, "one process speaks"
-    np.testing.assert_allclose(model.history_["f"][:6], alone.history_["f"], rtol=1e-3)  # float32
+    f, expected = model.history_["f"][:6], alone.history_["f"]
+    np.testing.assert_allclose(f[:5], expected[:5], rtol=1e-4)  # float32
+    # CG makes more of the rounding each time: 1.4e-4 in the sixth iteration on one processor
+    np.testing.assert_allclose(f, expected, rtol=2e-4)
 
 
 def test_a_lost_process_ends_the_others(data, tmp_path):
