@@ -277,7 +277,7 @@ def _draw(found: Sequence[Standing], heading: str, clock: str, path: Path) -> No
     _draw_panel(panels[0], found, clock, "seconds")
     _draw_panel(panels[1], found, "passes", "passes over the training images")
     panels[0].set_ylabel("test accuracy (%)")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     figure.savefig(path)
 
 
