@@ -20,7 +20,7 @@ from hfcnn.benchmark.contest import (
     run_contest,
     run_one,
 )
-from hfcnn.benchmark.contest_report import Standing, write_contest
+from hfcnn.benchmark.contest_report import Standing, standings, write_contest
 from hfcnn.benchmark.contest_rivals import AVERAGING, CONTESTANTS, AveragedParameters
 
 RUN = ContestRun("digits", "cnn3", "adamw", "cross_entropy", 1e-3, 0, 1.0, 60.0, None, 1, 0.0)
@@ -127,14 +127,27 @@ def test_standings():
     records = [
         made(replace(RUN, seed=seed), [0.5, value, 0.99]) for seed, value in enumerate((0.9, 0.8, 0.7))
     ]
-    one = Standing(records, records, n_tried=2, is_best=True, clock="seconds")
+    records[0].history["seconds"] = [1.5, 2.5, 4.5]  # the machine had other work
+    one = Standing(records, records, records[1], n_tried=2, is_best=True, clock="seconds")
     assert one.name == "AdamW, rate 0.001 (best of 2)" and one.legend == "AdamW, best of 2 rates"
     other = [made(replace(RUN, contestant="kfac", rate=0.0, C=0.5), [0.5])]
-    assert Standing(other, other, n_tried=1, is_best=True, clock="seconds").name.endswith(", C = 0.5 l")
+    assert Standing(other, other, other[0], n_tried=1, is_best=True, clock="seconds").name.endswith(
+        ", C = 0.5 l"
+    )
     assert sorted(one.accuracies(2.0)) == pytest.approx([70, 80, 90])
     assert one.accuracies(10.0) == []
     assert one.times(75.0) == [2.0, 2.0, 3.0] and one.times(99.5) == []
     assert one.curve("passes")[1] == pytest.approx([50, 80, 99])
+    assert one.curve("seconds")[0] == [1.0, 2.0, 3.0]
+
+
+def test_passes_take_what_they_took_in_the_fastest_run():
+    slow = made(RUN, [0.5, 0.9, 0.99])
+    slow.history["seconds"] = [2.0, 4.0, 6.0]
+    fast = made(replace(RUN, rate=3e-3), [0.4, 0.7, 0.8])
+    short = made(replace(RUN, rate=1e-2), [0.4])  # cut short, it says nothing of three passes
+    (found,) = standings([slow, fast, short], "seconds").values()
+    assert found[0].times(85.0) == [2.0]
 
 
 def test_the_page_shows_first_and_best_rate(tmp_path):
