@@ -54,7 +54,7 @@ class Standing:
     Parameters
     ----------
     records : sequence of RunRecord
-        Its runs, whose times count.
+        Its runs, whose passes to an accuracy count.
     longest : sequence of RunRecord
         Its longest run of each seed, whose accuracies count.
     fastest : RunRecord
