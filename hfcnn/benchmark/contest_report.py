@@ -129,15 +129,14 @@ def standings(records: Sequence[RunRecord], clock: str) -> dict[tuple[str, str],
             here = [g for g in own if (_place(g[0].run), g[0].run.C) == (place, C)]
             first = min((g[0].run for g in here), key=lambda run: (_order(run, contestant.rates), run.passes))
             best = best_rate(replace(first, seed=0), records)
+            rising = sorted((record for g in here for record in g), key=lambda record: record.run.passes)
+            n_tried = len({record.run.rate for record in rising})
             for rate in dict.fromkeys((first.rate, best)):
-                rising = sorted(
-                    (r for g in here for r in g if r.run.rate == rate), key=lambda r: r.run.passes
-                )
-                longest = {record.run.seed: record for record in rising}.values()
+                of_rate = [record for record in rising if record.run.rate == rate]
+                longest = {record.run.seed: record for record in of_rate}.values()
                 # runs of other lengths may be of another day, on which the machine was faster
-                timed = [record for record in rising if record.run.passes == rising[0].run.passes]
-                n_tried = len({g[0].run.rate for g in here})
-                alike = [r for g in here for r in g if r.run.passes == rising[0].run.passes]
+                alike = [record for record in rising if record.run.passes == of_rate[0].run.passes]
+                timed = [record for record in alike if record.run.rate == rate]
                 fastest = _fastest(alike, clock)
                 found[place].append(Standing(timed, list(longest), fastest, n_tried, rate == best, clock))
     known = list(CONTEST_LEVELS)
