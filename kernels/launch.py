@@ -43,6 +43,8 @@ DOT_PRECISIONS = ("tf32", "tf32x3", "ieee")
 #: Triton's name of each supported type.
 DTYPES = {torch.float32: "fp32", torch.float64: "fp64", torch.bfloat16: "bf16"}
 ITEM_SIZES = {"fp32": 4, "fp64": 8, "bf16": 2}
+#: Types that kernels' pointers point to, by Triton's name.
+_POINTEES = {**{name: dtype for dtype, name in DTYPES.items()}, "u8": torch.uint8}
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,23 @@ class Launch:
                 num_stages=self.num_stages,
                 **self.options,
             )
+
+    def compile(self) -> Any:
+        """Compile for this machine's GPU as `run` does on aligned tensors, into the cache that `run` reads.
+
+        Returns
+        -------
+        triton.compiler.CompiledKernel
+        """
+        arguments = [_POINTEES[kind[1:]] if kind.startswith("*") else 2 for kind in self.signature.values()]
+        return self.kernel.warmup(
+            *arguments,
+            grid=self.grid,
+            **self.constexprs,
+            num_warps=self.num_warps,
+            num_stages=self.num_stages,
+            **self.options,
+        )
 
     def compile_options(self) -> dict[str, Any]:
         """Options for ``triton.compile``."""

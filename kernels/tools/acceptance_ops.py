@@ -22,7 +22,7 @@ from hfcnn.report import describe_device, machine
 from ..launch import DOT_PRECISIONS, TARGETS, current_target
 from .benchmark import time_call
 from .benchmark_cases import OpArguments, draw_arguments, gate, implementations, judged_outputs, truth
-from .compile_report import compile_in_place, faults
+from .compile_report import compile_in_place, compile_one, faults
 from .report_cases import KernelCase, cases, layer_cases
 
 __all__ = ["ceilings", "check_ops", "compile_all", "time_kernels"]
@@ -76,12 +76,14 @@ def compile_all(is_dry: bool) -> Iterator[_Found]:
     """Compile every launch into Triton's cache, many at a time."""
     if is_dry:
         selected, workers = cases(("cnn3",), ("sm_90",), ("conv_value",), ("MNIST",))[:1], 1
+        compiles = compile_one
     else:
         name = current_target(torch.empty(0, device="cuda")).name
         if name not in TARGETS:
             yield name, None, {}, f"not compiled beforehand: rows are known for {', '.join(TARGETS)}"
             return
         selected, workers = _all_calls(cases(targets=(name,))), COMPILERS
+        compiles = compile_in_place
     unique: dict[str, tuple[KernelCase, int]] = {}
     for case in selected:
         for index, launch in enumerate(case.launches()):
@@ -90,7 +92,7 @@ def compile_all(is_dry: bool) -> Iterator[_Found]:
     jobs = list(unique.values())
     start = time.perf_counter()
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        found = pool.map(compile_in_place, *zip(*jobs, strict=True))
+        found = pool.map(compiles, *zip(*jobs, strict=True))
         for (case, _), code in zip(jobs, found, strict=True):
             wrong = faults(case.target, code)
             if wrong:

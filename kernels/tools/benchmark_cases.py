@@ -48,10 +48,11 @@ def draw_arguments(
     """Draw an op's arguments; `n_images` is the length of the vectors of `cg_update`."""
     from hfcnn import ops
 
-    generator = torch.Generator().manual_seed(seed)
+    # where they are used: a processor takes minutes for what all checks of a GPU need
+    generator = torch.Generator(device).manual_seed(seed)
 
     def draw(*shape: int, scale: float = 1.0) -> Tensor:
-        return (scale * torch.randn(*shape, generator=generator)).to(device)
+        return torch.randn(*shape, generator=generator, device=device).mul_(scale)
 
     if layer is None:
         # a direction much longer than the residual: repeated steps, each from the last, stay finite

@@ -36,6 +36,7 @@ __all__ = [
     "default_cache",
     "compile_cases",
     "compile_in_place",
+    "compile_one",
     "faults",
     "source_hash",
 ]
@@ -230,7 +231,7 @@ def _compile_all(missing: dict[str, tuple[KernelCase, int]], jobs: int) -> Itera
 def _compile_batch(batch: dict[str, tuple[KernelCase, int]], jobs: int) -> Iterator[tuple[str, MachineCode]]:
     pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))
     try:
-        futures = {pool.submit(_compile_one, *job): key for key, job in batch.items()}
+        futures = {pool.submit(compile_one, *job): key for key, job in batch.items()}
         for future in as_completed(futures):
             yield futures[future], future.result()
     finally:
@@ -238,14 +239,16 @@ def _compile_batch(batch: dict[str, tuple[KernelCase, int]], jobs: int) -> Itera
         pool.shutdown(cancel_futures=True)
 
 
-def _compile_one(case: KernelCase, index: int) -> MachineCode:
+def compile_one(case: KernelCase, index: int) -> MachineCode:
+    """Compile a launch of a case for the case's target, which need not be there."""
     launch = case.launches()[index]
     return compile_launch(launch, TARGETS[case.target], _scalars(case, launch))
 
 
 def compile_in_place(case: KernelCase, index: int) -> MachineCode:
-    """Compile a launch of a case into Triton's own cache, where a run on the target's GPU finds it."""
-    return _compile_one(case, index)
+    """Compile a launch of a case for this machine's GPU, into the cache that a run reads."""
+    launch = case.launches()[index]
+    return compile_launch(launch, TARGETS[case.target], _scalars(case, launch), in_place=True)
 
 
 def _scalars(case: KernelCase, launch: Launch) -> dict[str, int]:

@@ -113,7 +113,9 @@ def _set_environment(values: Mapping[str, str | None]) -> None:
             os.environ[name] = value
 
 
-def compile_launch(launch: Launch, target: Target, scalars: Mapping[str, int] | None = None) -> MachineCode:
+def compile_launch(
+    launch: Launch, target: Target, scalars: Mapping[str, int] | None = None, *, in_place: bool = False
+) -> MachineCode:
     """Compile a launch, specialised as the real launch on aligned tensors would be.
 
     Parameters
@@ -124,6 +126,8 @@ def compile_launch(launch: Launch, target: Target, scalars: Mapping[str, int] | 
         What it was planned for.
     scalars : mapping of str to int or None, default=None
         Values of the kernel's integer arguments, which the trips of its loops may depend on.
+    in_place : bool, default=False
+        Whether to compile by `Launch.compile`, for this machine's GPU.
 
     Returns
     -------
@@ -132,7 +136,7 @@ def compile_launch(launch: Launch, target: Target, scalars: Mapping[str, int] | 
     """
     start = time.perf_counter()
     try:
-        compiled = _compile(launch, target)
+        compiled = launch.compile() if in_place else _compile(launch, target)
     except Exception as error:  # whatever a compiler raises is a finding, not a failure of the report
         return MachineCode(error=_reason(error), seconds=time.perf_counter() - start)
     seconds = time.perf_counter() - start

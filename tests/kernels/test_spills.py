@@ -7,7 +7,7 @@ import sys
 import pytest
 
 SCRIPT = """
-from hfcnn.kernels.tools.compile_report import compile_in_place, faults
+from hfcnn.kernels.tools.compile_report import compile_one, faults
 from hfcnn.kernels.tools.machine_code import compiler_environment
 from hfcnn.kernels.tools.report_cases import cases, other_cases
 
@@ -21,7 +21,7 @@ with compiler_environment():
     for case in [*cases(targets=targets), *other_cases(targets)]:
         for where in case.where:
             if (case.target, case.op, where, case.precision, case.dtype) in tight:
-                code = compile_in_place(case, 0)
+                code = compile_one(case, 0)
                 print(case.target, code.spilled, *faults(case.target, code))
 """
 
