@@ -139,7 +139,7 @@ def check_ops(is_dry: bool) -> Iterator[_Found]:
 def _check(
     case: KernelCase, one: OpArguments, expected: tuple[Tensor, ...], n_images: int, precision: str
 ) -> _Found:
-    what = f"{case.op}, {case.where[0]}, N = {n_images}, {precision}"
+    what = f"{_name(case)}, {case.where[0]}, N = {n_images}, {precision}"
     try:
         before = {name: _copy(value) for name, value in one.values.items()}
         with _poisoned():
@@ -156,6 +156,12 @@ def _check(
     note = "" if passes else f"differs from float64 by {error:.1e}"
     note += "" if is_same else " its bits differ from run to run"
     return what, passes and is_same, {"error": error}, note.strip()
+
+
+def _name(case: KernelCase) -> str:
+    """Op, and how many cotangents an image where one has both."""
+    is_many = case.op == "conv_vjp_input" and case.n_outputs > 1
+    return f"{case.op} x {case.n_outputs}" if is_many else case.op
 
 
 def _copy(value: Any) -> Any:
@@ -194,8 +200,12 @@ def time_kernels(is_dry: bool) -> Iterator[_Found]:
         sets = [draw_arguments(case.op, case.layer, n, device, seed=i, **options) for i in range(N_ROTATING)]
         figures: dict[str, Any] = {}
         if not is_dry:
-            calls = [implementations(one, KERNELS, "tf32", False)["triton"] for one in sets]
-            figures["triton us"] = 1e6 * _replayed(calls, device)
+            for name, dtype in (("triton us", torch.float32), ("triton bf16 us", torch.bfloat16)):
+                if case.layer is None and dtype == torch.bfloat16:
+                    continue  # CG's vectors stay in float32
+                ready = [_cast(one, dtype) for one in sets]
+                calls = [implementations(one, KERNELS, "tf32", False)["triton"] for one in ready]
+                figures[name] = 1e6 * _replayed(calls, device)
         for name in ("torch", "func"):
             for precision, dtype in (("tf32", torch.float32), ("bf16", torch.bfloat16)):
                 cast = [_cast(one, dtype) for one in sets]
@@ -203,7 +213,7 @@ def time_kernels(is_dry: bool) -> Iterator[_Found]:
                 if name in found[0]:
                     with _tf32(True):
                         figures[f"{name} {precision} us"] = _try_time([f[name] for f in found], device)
-        yield f"{case.op}, {case.where[0]}", None, figures, ""
+        yield f"{_name(case)}, {case.where[0]}", None, figures, ""
 
 
 def _try_time(calls: list[Callable[[], Any]], device: torch.device) -> float | str:

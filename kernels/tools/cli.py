@@ -14,11 +14,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from hfcnn.commands import Commands
+from hfcnn.files import check_output_path, write_atomically
 from hfcnn.report import terminal, terminal_table
 
 from .rows import written
 
 if TYPE_CHECKING:
+    from .acceptance import Finding
     from .compile_report import CompiledLaunch
 
 __all__ = ["app"]
@@ -233,31 +235,45 @@ def accept(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="On the CPU and in the interpreter, on tiny shapes.")
     ] = False,
+    runs: Annotated[bool, typer.Option(help="Run the stages before writing the page.")] = True,
+    markdown: Annotated[Path | None, typer.Option(help="Write a page of the folder's findings here.")] = None,
 ) -> None:
     """Check and time everything on this machine's GPU in ten minutes, each stage within its own limit.
 
     Ends with status 1 if a check fails. Stages: versions, compile, ops, graphs, kernels, products, iteration,
     fit.
     """
-    from .acceptance import STAGES, findings_table
+    from .acceptance import findings_table, read_findings
+    from .acceptance_page import findings_markdown
+
+    if markdown is not None:
+        check_output_path(markdown, "--markdown")
+    console = terminal(REPORT_WIDTH)
+    before = read_findings(out / "findings.jsonl")
+    found = _run_stages(console, out, stage, dry_run) if runs else before
+    console.print(findings_table(found))
+    if markdown is not None:
+        write_atomically(markdown, findings_markdown(before + found if runs else before).encode())
+    if runs and any(finding.is_passed is False for finding in found):
+        raise typer.Exit(1)
+
+
+def _run_stages(console: Console, out: Path, stage: Names, is_dry: bool) -> list[Finding]:
+    from .acceptance import STAGES
     from .acceptance import accept as run_stages
 
-    if not dry_run:
+    if not is_dry:
         import torch
 
         if not torch.cuda.is_available():
             raise ValueError("hfcnn kernels accept needs a GPU, and torch sees none here; --dry-run does not")
-    console = terminal(REPORT_WIDTH)
     with _progress(console) as progress:
         task = progress.add_task("", total=len(stage or STAGES))
 
         def on_stage(name: str) -> None:
             progress.update(task, description=name, advance=1)
 
-        found = run_stages(out, dry_run, stage or tuple(STAGES), on_stage)
-    console.print(findings_table(found))
-    if any(finding.is_passed is False for finding in found):
-        raise typer.Exit(1)
+        return run_stages(out, is_dry, stage or tuple(STAGES), on_stage)
 
 
 @app.command()
