@@ -24,17 +24,14 @@ from .checks import check_images, check_selection, check_tensors
 from .conv_vjp_input import conv_vjp_input
 from .device import first_taps, multiply, rows_of, tile_of
 from .launch import ITEM_SIZES, Launch, Request, launches, plan, planner
-from .shapes import LEAST_TILES, ceil_divide, geometry, patch_of, traffic
-from .tiles import accumulator, arithmetic, is_joint, tile_for
+from .shapes import ceil_divide, geometry, patch_of, traffic
+from .tiles import accumulator, arithmetic, is_joint, splits, tile_for
 from .weights import n_partial, plan_sum_gradient
 
 if TYPE_CHECKING:
     from hfcnn.network import ConvLayer
 
 __all__ = ["conv_vjp", "conv_vjp_weight"]
-
-#: Programs that a multiprocessor holds at once, by their registers.
-PROGRAMS_PER_UNIT = 2
 
 
 @triton.jit(do_not_specialize=["n_images"])
@@ -140,11 +137,6 @@ def _conv_vjp_weight_kernel(
         tl.store(partial + O * WINDOWS * SIZE + o_o, tl.sum(acc_bias, axis=0), mask=o_o < O)
 
 
-def _splits(n_tiles: int, programs: int, request: Request) -> int:
-    """Programs along the positions, beside `programs` along the weight's axes: one wave of them."""
-    return max(1, min(n_tiles // LEAST_TILES, PROGRAMS_PER_UNIT * request.target.units // programs))
-
-
 @planner("conv_vjp_weight")
 def _plan(request: Request) -> list[Launch]:
     layer, tile = request.layer, tile_for("vjp_weight", request)
@@ -153,7 +145,7 @@ def _plan(request: Request) -> list[Launch]:
         ceil_divide(layer.filters, tile.c),
     )
     positions = request.n_images * layer.out_height * layer.out_width
-    n_splits = _splits(ceil_divide(positions, tile.p), columns[0] * columns[1], request)
+    n_splits = splits(tile, ceil_divide(positions, tile.p), columns[0] * columns[1], request)
     count = traffic("conv_vjp_weight", request)
     pointer, sums = f"*{request.dtype}", "fp64" if request.dtype == "fp64" else "fp32"
     first = Launch(

@@ -23,8 +23,8 @@ from .borders import border_images
 from .checks import check_cotangent, check_images, check_selection
 from .device import multiply, tile_of
 from .launch import ITEM_SIZES, Launch, Request, plan, planner
-from .shapes import BLOCK_E, LEAST_TILES, ceil_divide, geometry, grid_sides, power_of_two, traffic
-from .tiles import SMALLEST, accumulator, arithmetic, elements, tile_for
+from .shapes import BLOCK_E, ceil_divide, geometry, grid_sides, power_of_two, traffic
+from .tiles import SMALLEST, accumulator, arithmetic, elements, splits, tile_for
 
 if TYPE_CHECKING:
     from hfcnn.network import ConvLayer
@@ -188,7 +188,7 @@ def _plan(
     n_blocks = ceil_divide(order.n_places, block)
     pairs = n_blocks * (n_blocks + 1) // 2
     n_tiles = ceil_divide(order.positions, constants["BLOCK_P"])
-    n_splits = max(1, min(n_tiles // LEAST_TILES, 2 * request.target.units // pairs))
+    n_splits = splits(tile, n_tiles, pairs, request)
     sums = "fp64" if request.dtype == "fp64" else "fp32"
     count = traffic(op, request)
     first = Launch(

@@ -12,9 +12,18 @@ import triton
 import triton.language as tl
 
 from .launch import INTERPRETER, Request, Target
-from .shapes import patch_of, power_of_two
+from .shapes import LEAST_TILES, patch_of, power_of_two
 
-__all__ = ["HAS_FLOAT64_DOT", "Tile", "accumulator", "arithmetic", "elements", "is_joint", "tile_for"]
+__all__ = [
+    "HAS_FLOAT64_DOT",
+    "Tile",
+    "accumulator",
+    "arithmetic",
+    "elements",
+    "is_joint",
+    "splits",
+    "tile_for",
+]
 
 #: Whether a GPU's `tl.dot` takes float64 in every kernel here: before 3.9 some do not compile.
 HAS_FLOAT64_DOT = tuple(int(part) for part in triton.__version__.split(".")[:2]) >= (3, 9)
@@ -42,6 +51,8 @@ class Tile:
         Warps, and stages of software pipelining.
     windows : int
         Most positions of a pooling window in one product.
+    programs : int
+        Programs that a multiprocessor is given at once, where the axis of positions is split over programs.
     """
 
     p: int
@@ -50,6 +61,7 @@ class Tile:
     num_warps: int
     num_stages: int
     windows: int = 4
+    programs: int = 2
 
 
 #: (kind, generation, precision): the tile. "forward" serves every kernel that convolves. Where operands pass
@@ -139,6 +151,11 @@ def is_joint(request: Request) -> bool:
     """Whether all positions of a pooling window are taken at once: few channels, and a power of two."""
     windows = request.layer.pool[0] * request.layer.pool[1]
     return request.layer.channels <= FEW_CHANNELS and windows in (2, 4) and arithmetic(request) != "sum"
+
+
+def splits(tile: Tile, n_tiles: int, programs: int, request: Request) -> int:
+    """Programs along an axis of `n_tiles`, beside `programs` along others: one wave of them."""
+    return max(1, min(n_tiles // LEAST_TILES, tile.programs * request.target.units // programs))
 
 
 def tile_for(kind: str, request: Request) -> Tile:

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from multiprocessing import get_context
+from typing import TYPE_CHECKING, Any, TypeAlias
 from unittest.mock import patch
 
 from .. import launch as launch_module
 from .. import tiles
-from ..tiles import Tile
+from ..tiles import SUM_POSITIONS, Tile
 from .benchmark import BenchmarkSettings, time_call
 from .benchmark_cases import draw_arguments, gate, implementations, judged_outputs, truth
 from .report_cases import KernelCase, cases
@@ -23,7 +26,7 @@ from .report_cases import KernelCase, cases
 if TYPE_CHECKING:
     import torch
 
-    from ..launch import Target
+    from ..launch import Launch, Target
 
 __all__ = ["TILE_KINDS", "TileTrial", "best_rows", "candidates", "tune"]
 
@@ -31,6 +34,9 @@ __all__ = ["TILE_KINDS", "TileTrial", "best_rows", "candidates", "tune"]
 TILE_KINDS = {name: op.tile for name, op in launch_module.OPS.items() if op.tile}
 #: Accumulators a thread above which a tile is not tried: it would spill.
 MAX_ACCUMULATORS = 128
+
+#: (kind, generation, precision): a place in the tile table.
+Key: TypeAlias = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
@@ -45,13 +51,22 @@ class TileTrial:
     note: str = ""
 
 
-def candidates(current: Tile, warp_size: int = 32) -> list[Tile]:
-    """List tiles worth a try, the current one first."""
-    sides = itertools.product((32, 64, 128), (32, 64, 128), (16, 32, 64), (4, 8), (2, 3, 4))
+def candidates(current: Tile, kind: str, warp_size: int = 32) -> list[Tile]:
+    """List tiles worth a try, the current one first.
+
+    One stage reads through the first-level cache, where several copy around it. With two warps a GPU of
+    Hopper's kind has Ampere's matrix instructions, which take operands in either order.
+    """
+    sums_positions = kind in SUM_POSITIONS
+    positions, depths = ((16, 32), (64, 128)) if sums_positions else ((32, 64, 128, 256), (16, 32, 64))
+    windows = (4, 2, 1) if kind == "forward" else (current.windows,)
+    programs = (2, 4, 8) if sums_positions else (current.programs,)
+    sides = itertools.product(positions, (32, 64), depths, (2, 4, 8), (1, 2, 3), windows, programs)
     found = [current]
-    for p, c, k, warps, stages in sides:
-        if p * c <= MAX_ACCUMULATORS * warps * warp_size:
-            found.append(Tile(p, c, k, warps, stages))
+    for tile in itertools.starmap(Tile, sides):
+        rows = tile.k if sums_positions else tile.p * (tile.windows if kind == "forward" else 1)
+        if rows * tile.c <= MAX_ACCUMULATORS * tile.num_warps * warp_size:
+            found.append(tile)
     return list(dict.fromkeys(found))
 
 
@@ -72,9 +87,22 @@ def tune(settings: BenchmarkSettings, ops: Sequence[str]) -> Iterator[TileTrial]
     import torch
 
     target = launch_module.current_target(torch.empty(0, device=settings.device))
-    for case in cases(settings.networks, ("sm_90",), ops, settings.images):
-        if case.op in TILE_KINDS and (case.precision == "tf32" or case.op == "conv_value"):
-            yield from _try_all(replace(case, precision=settings.precision), target, settings)
+    trials = [
+        _Trials(replace(case, precision=settings.precision, n_images=settings.n_images), target)
+        for case in cases(settings.networks, ("sm_90",), ops, settings.images)
+        if case.op in TILE_KINDS and (case.precision == "tf32" or case.op == "conv_value")
+    ]
+    # processes compile for the shapes to come while this one measures
+    workers = max(1, (os.cpu_count() or 1) - 2)
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    try:
+        if settings.device.type == "cuda":
+            for each in trials:
+                each.compile(pool)
+        for each in trials:
+            yield from each.time(settings)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def best_rows(trials: Sequence[TileTrial], generation: str, precision: str) -> list[str]:
@@ -98,44 +126,61 @@ def best_rows(trials: Sequence[TileTrial], generation: str, precision: str) -> l
     return rows
 
 
-def _try_all(case: KernelCase, target: Target, settings: BenchmarkSettings) -> Iterator[TileTrial]:
-    kind = TILE_KINDS[case.op]
-    key = (kind, tiles._generation(target), settings.precision)
-    current = tiles._TABLE[key]
-    one = draw_arguments(
-        case.op,
-        case.layer,
-        settings.n_images,
-        settings.device,
-        is_first=case.is_first,
-        n_outputs=case.n_outputs,
-    )
-    expected = truth(one)
-    call = implementations(one, settings.kernels, settings.precision, compiles=False)["triton"]
-    seen: dict[Any, tuple[float, str]] = {}
-    for tile in candidates(current, target.warp_size):
-        with _tile_in_use(key, tile):
-            # tiles that the layer or the shared memory cut to the same launch are timed once
-            planned = tuple(
-                (item.kernel.__name__, str(item.constexprs), item.num_warps, item.num_stages)
-                for item in _planned(case, target, settings)
-            )
-            if planned not in seen:
-                seen[planned] = _time(one, expected, call, settings)
-        seconds, note = seen[planned]
-        yield TileTrial(case, kind, tile, seconds, tile == current, note)
+class _Trials:
+    """All candidates at one shape; those that the layer or the memory cut to the same launches are one."""
+
+    def __init__(self, case: KernelCase, target: Target) -> None:
+        self.case, self.kind = case, TILE_KINDS[case.op]
+        self.key = (self.kind, tiles._generation(target), case.precision)
+        self.current = tiles._TABLE[self.key]
+        self.target = target
+        self.groups: dict[Any, list[Tile]] = {}
+        for tile in candidates(self.current, self.kind, target.warp_size):
+            with _tile_in_use(self.key, tile):
+                planned = tuple(
+                    (item.kernel.__name__, str(item.constexprs), item.num_warps, item.num_stages)
+                    for item in _planned(case, target)
+                )
+            self.groups.setdefault(planned, []).append(tile)
+        self.compiled: dict[Any, Future[None]] = {}
+
+    def compile(self, pool: ProcessPoolExecutor) -> None:
+        """Have the candidates compiled into Triton's cache."""
+        for planned, same in self.groups.items():
+            self.compiled[planned] = pool.submit(_compile, self.case, self.target, self.key, same[0])
+
+    def time(self, settings: BenchmarkSettings) -> Iterator[TileTrial]:
+        """Time each candidate; the current tile is the first."""
+        case = self.case
+        options: dict[str, Any] = {"is_first": case.is_first, "n_outputs": case.n_outputs}
+        one = draw_arguments(case.op, case.layer, settings.n_images, settings.device, **options)
+        expected = truth(one)
+        call = implementations(one, settings.kernels, settings.precision, compiles=False)["triton"]
+        for planned, same in self.groups.items():
+            if planned in self.compiled:
+                self.compiled[planned].exception()  # what does not compile here does not below either
+            with _tile_in_use(self.key, same[0]):
+                seconds, note = _time(one, expected, call, settings)
+            for tile in same:
+                yield TileTrial(case, self.kind, tile, seconds, tile == self.current, note)
 
 
-def _planned(case: KernelCase, target: Target, settings: BenchmarkSettings) -> list[Any]:
+def _planned(case: KernelCase, target: Target) -> list[Launch]:
     return launch_module.launches(
         case.op,
         case.layer,
-        settings.n_images,
-        precision=settings.precision,
+        case.n_images,
+        precision=case.precision,
         target=target,
         n_outputs=case.n_outputs,
         is_first=case.is_first,
     )
+
+
+def _compile(case: KernelCase, target: Target, key: Key, tile: Tile) -> None:
+    with _tile_in_use(key, tile):
+        for launch in _planned(case, target):
+            launch.compile()
 
 
 def _time(
@@ -152,7 +197,7 @@ def _time(
 
 
 @contextmanager
-def _tile_in_use(key: tuple[str, str, str], tile: Tile) -> Iterator[None]:
+def _tile_in_use(key: Key, tile: Tile) -> Iterator[None]:
     """Put a row into the table for the length of a ``with`` block; plans made meanwhile are dropped."""
     with patch.dict(tiles._TABLE, {key: tile}):
         launch_module._launches.cache_clear()

@@ -149,10 +149,13 @@ def test_tune_needs_a_gpu(monkeypatch):
 
 
 def test_candidates_fit_in_registers():
-    current = Tile(64, 64, 32, 4, 3)
-    found = tune.candidates(current)
-    assert found[0] == current and len(found) == len(set(found))
-    assert all(tile.p * tile.c <= tune.MAX_ACCUMULATORS * tile.num_warps * 32 for tile in found)
+    current = Tile(64, 64, 32, 4, 2)
+    for kind in ("forward", "vjp_input", "vjp_weight", "gram"):
+        found = tune.candidates(current, kind)
+        assert found[0] == current and len(found) == len(set(found)) > 50
+        for tile in found:
+            rows = {"forward": tile.p * tile.windows, "vjp_input": tile.p}.get(kind, tile.k)
+            assert rows * tile.c <= tune.MAX_ACCUMULATORS * tile.num_warps * 32
 
 
 def test_best_row_is_the_fastest_over_all_shapes():
@@ -172,7 +175,7 @@ def test_best_row_is_the_fastest_over_all_shapes():
 def test_tune_tries_tiles_and_restores_the_table(monkeypatch):
     tiles = importlib.import_module("hfcnn.kernels.tiles")
     before = dict(tiles._TABLE)
-    monkeypatch.setattr(tune, "candidates", lambda current, warp: [current, Tile(32, 32, 16, 4, 2)])
+    monkeypatch.setattr(tune, "candidates", lambda current, kind, warp: [current, Tile(32, 32, 16, 4, 2)])
     settings = benchmark.settings_here(networks=("cnn3",), ops=("conv_jvp",), n_images=1)
     settings = replace(settings, images=("MNIST",), seconds=0.0, precision="ieee")
     settings = replace(settings, kernels=importlib.import_module("hfcnn.kernels"))
