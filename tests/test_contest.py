@@ -200,4 +200,5 @@ def test_few_images(data, tmp_path, monkeypatch):
         (name, size) for size in (40, 80) for name in names
     ]
     assert max(cell.accuracy for cell in cells) > 0.5
-    assert "| digits | SVC |" in small_data.write_small_data(tmp_path / "cells", tmp_path).read_text()
+    page = small_data.write_small_data(tmp_path / "cells", tmp_path).read_text()
+    assert "| digits | SVC |" in page and f"threads of torch: {torch.get_num_threads()}." in page

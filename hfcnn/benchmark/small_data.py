@@ -6,7 +6,7 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from hfcnn.experiments.paper import title
 from hfcnn.files import write_atomically
 from hfcnn.network import Network
 from hfcnn.objective import Objective, outputs
-from hfcnn.report import markdown_table
+from hfcnn.report import markdown_table, processor
 
 __all__ = ["CLASSIFIERS", "SmallDataCell", "measure_small_data", "write_small_data"]
 
@@ -48,6 +48,10 @@ class SmallDataCell:
         Number of training images, and the seed of their choice.
     accuracy, seconds : float
         On the test images, and of the fit.
+    processor : str
+        What it ran on; empty in cells of before it was noted.
+    threads : int
+        Threads of torch.
     """
 
     dataset: str
@@ -56,6 +60,8 @@ class SmallDataCell:
     seed: int
     accuracy: float
     seconds: float
+    processor: str = ""
+    threads: int = 0
 
     @property
     def name(self) -> str:
@@ -151,15 +157,22 @@ def _measure(data: Path, cell: SmallDataCell, predict: Callable[..., NDArray[Any
     found = predict(images.X_train[chosen], images.y_train[chosen], X_test, cell.seed)
     seconds = time.perf_counter() - start
     accuracy = float((found == y_test).mean())
-    return SmallDataCell(cell.dataset, cell.classifier, cell.size, cell.seed, accuracy, seconds)
+    threads = torch.get_num_threads()
+    return replace(cell, accuracy=accuracy, seconds=seconds, processor=processor(), threads=threads)
 
 
 def write_small_data(folder: Path, output: Path) -> Path:
     """Write the page from the cells that there are, and say where it is."""
     groups: dict[tuple[str, str, int], list[SmallDataCell]] = defaultdict(list)
+    machines: set[str] = set()
     for path in sorted(folder.glob("*.json")):
         cell = SmallDataCell(**json.loads(path.read_text()))
         groups[cell.dataset, cell.classifier, cell.size].append(cell)
+        machines.add(
+            f"{cell.processor}, threads of torch: {cell.threads}"
+            if cell.processor
+            else "a machine that was not noted"
+        )
     sizes = sorted({size for _, _, size in groups})
     rows = [
         [title(dataset), name, *(_accuracy(groups.get((dataset, name, size), [])) for size in sizes)]
@@ -173,6 +186,7 @@ def write_small_data(folder: Path, output: Path) -> Path:
         f"0.001, {ADAM_PASSES:g} passes, averaged parameters; SVC: C = 10; the others with their "
         "defaults.\n\n"
         + markdown_table(["Data set", "Classifier", *(f"{size:,} images" for size in sizes)], rows)
+        + f"\nMeasured on {', and '.join(sorted(machines))}.\n"
     )
     path = output / "small-data.md"
     write_atomically(path, text.encode())
