@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 from unittest.mock import patch
 
 import numpy as np
 import torch
 from sklearn.datasets import load_digits
-from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from hfcnn.backend import Backend, get_backend
@@ -20,6 +20,7 @@ from hfcnn.benchmark.timing import interleave
 from hfcnn.network import Conv, Network
 from hfcnn.newton import NewtonOptions, NewtonState, newton
 from hfcnn.objective import Objective
+from hfcnn.stochastic import stochastic
 
 __all__ = ["check_graphs", "check_products", "compare_fits", "profile_iteration"]
 
@@ -28,6 +29,8 @@ _Found: TypeAlias = tuple[str, bool | None, dict[str, Any], str]
 
 #: A network small enough for the interpreter.
 TINY = [Conv(4, 3, pool=2)]
+#: Kernels that a profile names, those that take longest.
+N_LONGEST = 12
 #: Largest difference of a product from float64 that passes, over the norm of the truth.
 PRODUCT_TOLERANCE = {"ieee": 1e-5, "tf32": 5e-3, "bf16": 3e-2}
 
@@ -118,55 +121,77 @@ def _synchronised(call: Any, device: torch.device) -> Any:
 
 
 def profile_iteration(is_dry: bool) -> Iterator[_Found]:
-    """One Newton iteration under the profiler: with images in numpy, and on the device already."""
+    """One iteration of Newton-CG and one epoch of the stochastic solver under the profiler."""
     backend = _backend(is_dry, "triton")
     if is_dry:
-        network, n_images = Network(TINY, (6, 6, 1), 10), 8
+        network, n_images = Network(TINY, (6, 6, 1), 10), 40
     else:
         network, n_images = Network.preset("cnn3", (32, 32, 3), 10), 50_000
     rng = np.random.default_rng(0)
     data = rng.standard_normal((n_images, *network.input_shape), dtype=np.float32)
+    resident = torch.from_numpy(data).to(backend.device)
     labels = torch.arange(n_images) % 10
+    theta = network.init(0).to(backend.device)
     options = NewtonOptions(max_iter=1, cg_max_iter=3 if is_dry else 20, sampling_rate=0.05)
-    places: tuple[tuple[str, Any], ...] = (
-        ("numpy", data),
-        ("resident", torch.from_numpy(data).to(backend.device)),
-    )
-    for name, images in places:
+
+    def iteration(images: Any) -> Callable[[], float]:
         objective = Objective(network, images, labels, C=0.01 * n_images, backend=backend)
-        theta = network.init(0).to(backend.device)
+        return lambda: next(newton(objective, theta, options)).seconds
 
-        def iterate(objective: Objective = objective, theta: Tensor = theta) -> NewtonState:
-            return next(newton(objective, theta, options))
+    few = n_images // 5
+    objective = Objective(
+        network, resident[:few], labels[:few], loss="cross_entropy", C=0.03 * few, backend=backend
+    )
+    epochs, seconds = stochastic(objective, theta), [0.0]
 
-        iterate()
-        activities = [ProfilerActivity.CPU]
-        if backend.device.type == "cuda":
-            activities.append(ProfilerActivity.CUDA)
-        with profile(activities=activities) as profiler:
-            state = iterate()
-            if backend.device.type == "cuda":
-                torch.cuda.synchronize(backend.device)
-        yield f"images in {name}", None, {"seconds": state.seconds, **_totals(profiler)}, ""
+    def epoch() -> float:
+        seconds.append(next(epochs).seconds)
+        return seconds[-1] - seconds[-2]
+
+    runs = {"images in numpy": iteration(data), "images in resident": iteration(resident)}
+    for what, run in {**runs, f"an epoch on {few} images": epoch}.items():
+        run()
+        yield from _profiled(what, run, backend.device)
+
+
+def _profiled(what: str, run: Callable[[], float], device: torch.device) -> Iterator[_Found]:
+    """Totals of a run under the profiler, and the kernels that take longest."""
+    activities = [ProfilerActivity.CPU]
+    if device.type == "cuda":
+        activities.append(ProfilerActivity.CUDA)
+    with profile(activities=activities) as profiler:
+        seconds = run()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+    yield what, None, {"seconds": seconds, **_totals(profiler)}, ""
+    times: Counter[str] = Counter()
+    for event in _on_device(profiler):
+        times[f"{event.name[:60]}, us"] += event.time_range.elapsed_us()
+    if times:
+        yield f"{what}: longest", None, dict(times.most_common(N_LONGEST)), ""
+
+
+def _on_device(profiler: Any) -> list[Any]:
+    return [event for event in profiler.events() if str(event.device_type).endswith("CUDA")]
 
 
 def _totals(profiler: Any) -> dict[str, Any]:
     """Kernels, transfers, synchronisations and the device's idle time, from a profile."""
-    spans, figures = [], {"kernels": 0, "transfers": 0, "transfer us": 0.0, "synchronisations": 0}
-    for event in profiler.events():
-        if str(event.device_type).endswith("CUDA"):
-            is_transfer = "Memcpy" in event.name
-            figures["transfers" if is_transfer else "kernels"] += 1
-            figures["transfer us"] += event.time_range.elapsed_us() if is_transfer else 0.0
-            spans.append((event.time_range.start, event.time_range.end))
-        elif "Synchronize" in event.name:
-            figures["synchronisations"] += 1
+    events = _on_device(profiler)
+    transfers = [event for event in events if "Memcpy" in event.name]
     busy, end = 0.0, 0.0
-    for start, stop in sorted(spans):
+    spans = sorted((event.time_range.start, event.time_range.end) for event in events)
+    for start, stop in spans:
         busy += max(0.0, stop - max(start, end))
         end = max(end, stop)
-    whole = end - min((start for start, _ in spans), default=0.0)
-    return {**figures, "device busy us": busy, "device idle us": whole - busy}
+    return {
+        "kernels": len(events) - len(transfers),
+        "transfers": len(transfers),
+        "transfer us": sum(event.time_range.elapsed_us() for event in transfers),
+        "synchronisations": sum("Synchronize" in event.name for event in profiler.events()),
+        "device busy us": busy,
+        "device idle us": end - spans[0][0] - busy if spans else 0.0,
+    }
 
 
 def compare_fits(is_dry: bool) -> Iterator[_Found]:

@@ -19,6 +19,8 @@ RIVALS = {
     "torch bf16 us": "torch, bf16, us",
     "func tf32 us": "torch.func, tf32, us",
 }
+#: Figures that stand side by side.
+MOST_COLUMNS = 8
 #: What stands above the tables of figures.
 TEXTS = {
     "products": (
@@ -30,7 +32,7 @@ TEXTS = {
     "iteration": (
         "An iteration",
         "Newton-CG on `cnn3`, 50,000 images of 32 x 32 x 3, |S| = 5 %, 20 steps of CG, under torch's "
-        "profiler, which takes time itself.",
+        "profiler, which takes time itself. An epoch is one of the stochastic solver.",
     ),
     "fit": (
         "A short fit",
@@ -184,14 +186,17 @@ def _figures_tables(title: str, text: str, findings: Sequence[Finding]) -> str:
     for finding in findings:
         if finding.what != "stage" and finding.figures:
             groups.setdefault(tuple(finding.figures), []).append(finding)
-    tables = [
-        markdown_table(
-            ["", *names],
-            [[one.what, *(_short(one.figures[name]) for name in names)] for one in group],
-        )
-        for names, group in groups.items()
-    ]
+    tables = [_figures_table(names, group) for names, group in groups.items()]
     return f"## {title}\n\n{text}\n\n" + "\n".join(tables) if tables else ""
+
+
+def _figures_table(names: Sequence[str], group: Sequence[Finding]) -> str:
+    """A column for each figure; a row, where they are many and of one finding."""
+    if len(group) == 1 and len(names) > MOST_COLUMNS:
+        return markdown_table([group[0].what, ""], [[n, _short(v)] for n, v in group[0].figures.items()])
+    return markdown_table(
+        ["", *names], [[one.what, *(_short(one.figures[name]) for name in names)] for one in group]
+    )
 
 
 def _short(value: Any) -> str:
