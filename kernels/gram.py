@@ -24,7 +24,7 @@ from .checks import check_cotangent, check_images, check_selection
 from .device import multiply, tile_of
 from .launch import ITEM_SIZES, Launch, Request, plan, planner
 from .shapes import BLOCK_E, ceil_divide, geometry, grid_sides, power_of_two, traffic
-from .tiles import SMALLEST, accumulator, arithmetic, elements, splits, tile_for
+from .tiles import SMALLEST, Tile, accumulator, arithmetic, elements, splits, tile_for
 
 if TYPE_CHECKING:
     from hfcnn.network import ConvLayer
@@ -180,10 +180,15 @@ def _side(request: Request) -> int:
 
 
 def _plan(
-    op: str, kernel: Any, pointers: dict[str, str], constants: dict[str, Any], request: Request, order: Order
+    op: str,
+    kernel: Any,
+    pointers: dict[str, str],
+    constants: dict[str, Any],
+    request: Request,
+    order: Order,
+    tile: Tile,
 ) -> list[Launch]:
     """List the launches of a gram: partial sums, and their sum."""
-    tile = tile_for("gram", request)
     block = min(_side(request), max(SMALLEST, power_of_two(order.n_places)))
     n_blocks = ceil_divide(order.n_places, block)
     pairs = n_blocks * (n_blocks + 1) // 2
@@ -237,7 +242,7 @@ def _plan(
 
 @planner("conv_patch_gram")
 def _plan_patches(request: Request) -> list[Launch]:
-    layer, tile = request.layer, tile_for("gram", request)
+    layer, tile = request.layer, tile_for("patch_gram", request)
     sizes = geometry(layer, joint=False)
     gap, first = request.grid
     rows, columns = grid_sides(layer, gap, first)
@@ -248,7 +253,7 @@ def _plan_patches(request: Request) -> list[Launch]:
     positions = request.n_images * rows * columns
     order = Order(layer.fan_in + 1, size + 1, layer.channels, sizes["CZ"], positions)
     pointers = {"z": f"*{request.dtype}"}
-    return _plan("conv_patch_gram", _patch_gram_kernel, pointers, constants, request, order)
+    return _plan("conv_patch_gram", _patch_gram_kernel, pointers, constants, request, order, tile)
 
 
 @planner("conv_cotangent_gram")
@@ -264,7 +269,7 @@ def _plan_cotangents(request: Request) -> list[Launch]:
     }
     order = Order(n, n, n, n, request.n_images * layer.out_height * layer.out_width)
     pointers = {"g": f"*{request.dtype}", "code": "*u8"}
-    return _plan("conv_cotangent_gram", _cotangent_gram_kernel, pointers, constants, request, order)
+    return _plan("conv_cotangent_gram", _cotangent_gram_kernel, pointers, constants, request, order, tile)
 
 
 def _run(launches: tuple[Launch, ...], like: Tensor, n_images: int, *arguments: Tensor) -> Tensor:

@@ -248,7 +248,7 @@ OPS = {
     "conv_vjp": Op(None, ()),
     "jacobian_jvp": Op("forward", ("tf32",)),
     "jacobian_vjp": Op("vjp_weight", ("tf32",)),
-    "conv_patch_gram": Op("gram", ("tf32",)),
+    "conv_patch_gram": Op("patch_gram", ("tf32",)),
     "conv_cotangent_gram": Op("gram", ("tf32",)),
     "cg_update": Op(None, ("tf32",)),
 }

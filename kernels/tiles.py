@@ -30,7 +30,7 @@ HAS_FLOAT64_DOT = tuple(int(part) for part in triton.__version__.split(".")[:2])
 #: Most channels of images whose pooling windows are taken at once.
 FEW_CHANNELS = 4
 #: Kinds whose inner axis is that of positions.
-SUM_POSITIONS = ("vjp_weight", "gram")
+SUM_POSITIONS = ("vjp_weight", "gram", "patch_gram")
 #: Smallest side of a `tl.dot` operand.
 SMALLEST = 16
 
@@ -109,10 +109,24 @@ _TABLE |= {
     for (kind, generation, precision), tile in _TABLE.items()
     if kind == "vjp_weight"
 }
+# in tf32x3 its operands, split in two, are in registers: four positions of a window at once spill in the loop
 _TABLE |= {
     ("gram", "sm_80", "tf32"): Tile(16, 64, 64, 8, 2),
     ("gram", "sm_90", "tf32"): Tile(16, 64, 64, 4, 2),
+    ("gram", "sm_90", "tf32x3"): Tile(16, 64, 64, 8, 2, 2),
     ("gram", "sm_100", "tf32"): Tile(16, 64, 64, 4, 2),
+    ("gram", "sm_100", "tf32x3"): Tile(16, 64, 64, 4, 2, 1),
+}
+# patches are loaded as they are, so that more positions at once only save instructions
+_TABLE |= {
+    ("patch_gram", generation, precision): tile
+    for (kind, generation, precision), tile in _TABLE.items()
+    if kind == "gram"
+}
+_TABLE |= {
+    ("patch_gram", "sm_90", "tf32x3"): Tile(64, 64, 64, 8, 2, 1),
+    ("patch_gram", "sm_100", "tf32x3"): Tile(64, 64, 64, 4, 1, 1),  # two stages spill in the loop
+    ("patch_gram", "sm_100", "ieee"): Tile(32, 32, 64, 4, 2, 1),
 }
 #: Triton's interpreter takes as long for a large block as for a small one.
 _INTERPRETER = Tile(256, 512, 128, 4, 1)
@@ -163,7 +177,7 @@ def tile_for(kind: str, request: Request) -> Tile:
 
     Parameters
     ----------
-    kind : {"forward", "vjp_input", "vjp_weight", "gram"}
+    kind : {"forward", "vjp_input", "vjp_weight", "gram", "patch_gram"}
         What the kernel's product is like.
     request : Request
         Layer, types and target.
@@ -197,7 +211,7 @@ def _generation(target: Target) -> str:
 def _fit_layer(tile: Tile, kind: str, request: Request) -> Tile:
     """Cut a tile to the layer's channels; let blocks of what is summed end where a run or a tap ends."""
     layer = request.layer
-    joint = is_joint(request) and kind != "gram"
+    joint = is_joint(request) and not kind.endswith("gram")
     patch = patch_of(layer, joint)
     columns, depth = layer.filters, patch.run
     if kind == "vjp_input":
@@ -209,10 +223,18 @@ def _fit_layer(tile: Tile, kind: str, request: Request) -> Tile:
         k = min(
             k, 16 if arithmetic(request) == "tf32x3" else 32
         )  # unaligned cotangents come one by one, in registers
+    if kind == "vjp_weight" and joint and _is_scalar(request):
+        k = min(k, 32)  # sums of a whole window at once: twice as many leave a thread no registers
     c = min(tile.c, max(SMALLEST, power_of_two(columns)))
     windows = layer.pool[0] * layer.pool[1]
     at_once = patch.windows if joint else min(tile.windows, windows & -windows)
     return replace(tile, c=c, k=k, windows=at_once)
+
+
+def _is_scalar(request: Request) -> bool:
+    """Whether an NVIDIA GPU multiplies float32 in its threads, by no matrix instruction."""
+    is_nvidia = request.target.backend == "cuda" and request.target != INTERPRETER
+    return is_nvidia and request.dtype == "fp32" and arithmetic(request) == "ieee"
 
 
 def _fit_memory(tile: Tile, kind: str, request: Request) -> Tile:

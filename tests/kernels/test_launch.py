@@ -79,7 +79,7 @@ def test_tiles_fit_shared_memory(kernels):
 
     consumer = kernels.Target("sm_120", "cuda", 120, 101_376, 32, 170)
     for target in (consumer, *kernels.TARGETS.values()):
-        for kind in ("forward", "vjp_input", "vjp_weight", "gram"):
+        for kind in ("forward", "vjp_input", "vjp_weight", "gram", "patch_gram"):
             for dtype, size in (("fp32", 4), ("fp64", 8)):
                 for layer in LAYERS:
                     request = kernels.launch.Request(layer, 10, dtype, "tf32", target, 1, False)
