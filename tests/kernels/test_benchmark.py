@@ -150,7 +150,7 @@ def test_tune_needs_a_gpu(monkeypatch):
 
 def test_candidates_fit_in_registers():
     current = Tile(64, 64, 32, 4, 2)
-    for kind in ("forward", "vjp_input", "vjp_weight", "gram"):
+    for kind in ("forward", "vjp_input", "vjp_weight", "gram", "patch_gram"):
         found = tune.candidates(current, kind)
         assert found[0] == current and len(found) == len(set(found)) > 50
         for tile in found:
