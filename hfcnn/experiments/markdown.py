@@ -115,14 +115,21 @@ def mean_accuracy(records: Sequence[CellRecord]) -> float:
     return 100 * float(np.mean([record.last("test_accuracy") for record in records])) if records else np.nan
 
 
-def accuracy(records: Sequence[CellRecord]) -> str:
-    """Mean test accuracy of some seeds in per cent, marked if runs diverged or are not done."""
+def accuracy(records: Sequence[CellRecord], *notes: str) -> str:
+    """Mean test accuracy in per cent, and in brackets of how many seeds, what is not done, and `notes`."""
     if not records:
         return MISSING
-    n_diverged = sum(record.status == "diverged" for record in records)
-    is_running = any(not record.is_done for record in records)
-    marks = (f" ({n_diverged} diverged)" if n_diverged else "") + (" (unfinished)" if is_running else "")
-    return f"{mean_accuracy(records):.2f}{marks}"
+    marks = [f"{len(records)} seeds"] if len(records) > 1 else []
+    marks += _diverged(records)
+    running = [record.iteration for record in records if not record.is_done]
+    marks += [f"after {_range(running)} of {records[0].settings.iterations}"] if running else []
+    marks += notes
+    return f"{mean_accuracy(records):.2f}" + (f" ({', '.join(marks)})" if marks else "")
+
+
+def _diverged(records: Sequence[CellRecord]) -> list[str]:
+    number = sum(record.status == "diverged" for record in records)
+    return [f"{number} diverged"] if number else []
 
 
 def images(problem: SizedDataset) -> str:
@@ -169,6 +176,7 @@ def _provenance_row(group: list[CellRecord]) -> list[str]:
     if settings.learning_rate is not None:
         rate = f"η₀ {settings.learning_rate:g}"
     values = [100 * record.last("test_accuracy") for record in group]
+    span = f"{min(values):.2f}–{max(values):.2f}"
     return [
         title(settings.dataset),
         images(problem),
@@ -178,7 +186,7 @@ def _provenance_row(group: list[CellRecord]) -> list[str]:
         rate,
         f"{_range([record.iteration for record in group])} of {settings.iterations}",
         ", ".join(str(record.settings.seed) for record in group),
-        f"{accuracy(group)} ({min(values):.2f}–{max(values):.2f})",
+        f"{mean_accuracy(group):.2f} ({', '.join([*_diverged(group), span])})",
         _range([round(record.last("seconds")) for record in group]),
         mean_load(group),
         machine_words(first),

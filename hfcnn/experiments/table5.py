@@ -78,9 +78,9 @@ def page(records: list[CellRecord], output: Path) -> Page | None:
     header += ["Newton, paper", "Newton, ours", "SG, paper (rate)", "SG, ours (rate)", "K-FAC, ours"]
     parts = [
         f"Mean test accuracy in per cent, with C = {C:g} l and {100 * SAMPLING_RATE:g} % of the images in S. "
-        "The paper's numbers are means of five seeds after 100 Newton iterations and 1,000 epochs of SG; the "
-        "last table says of how many seeds and iterations ours are. A rate with an asterisk is the paper's, "
-        "not searched for. K-FAC is the stochastic solver, with its defaults, cross-entropy and "
+        "The paper's numbers are means of five seeds after 100 Newton iterations and 1,000 epochs of SG; "
+        "ours are of one seed after as many, where a cell does not say otherwise. A rate with an asterisk is "
+        "the paper's, not searched for. K-FAC is the stochastic solver, with its defaults, cross-entropy and "
         f"C = {STOCHASTIC_C:g} l, until it stalls.\n",
         markdown_table(header, rows),
         _missing(shown),
@@ -115,7 +115,7 @@ def _row(
         f"{published.newton:.2f}" if published else MISSING,
         accuracy(newton),
         f"{published.sg:.2f} ({published.learning_rate:g})" if published else MISSING,
-        f"{accuracy(sg)} ({rate})" if sg else MISSING,
+        accuracy(sg, rate, f"{sg[0].settings.iterations:,} epochs") if sg else MISSING,
         accuracy(kfac),
     ]
 
