@@ -18,6 +18,7 @@ OTHER_PAGES = {
     "section5": "Section 5: cost analysis",
     "contest": "The contest: our solvers beside first-order methods",
     "small-data": "Few images: our classifiers beside scikit-learn's",
+    "acceptance": "The kernels on a GPU: results, times, what failed",
 }
 
 
