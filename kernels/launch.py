@@ -32,6 +32,7 @@ __all__ = [
     "Request",
     "Target",
     "current_target",
+    "gpu_target",
     "launches",
     "plan",
     "planner",
@@ -336,6 +337,11 @@ def plan(
 def current_target(tensor: Tensor) -> Target:
     """Find the target of the tensor's device; a CPU is Triton's interpreter."""
     return _device_target(tensor.device.index) if tensor.is_cuda else INTERPRETER
+
+
+def gpu_target() -> Target:
+    """Find the target of the current GPU."""
+    return _device_target(torch.cuda.current_device())
 
 
 @lru_cache(maxsize=64)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from hfcnn.report import describe_device, machine
 
-from ..launch import DOT_PRECISIONS, TARGETS, current_target
+from ..launch import DOT_PRECISIONS, TARGETS, gpu_target
 from .benchmark import time_call
 from .benchmark_cases import OpArguments, draw_arguments, gate, implementations, judged_outputs, truth
 from .compile_report import compile_in_place, compile_one, faults
@@ -78,7 +78,7 @@ def compile_all(is_dry: bool) -> Iterator[_Found]:
         selected, workers = cases(("cnn3",), ("sm_90",), ("conv_value",), ("MNIST",))[:1], 1
         compiles = compile_one
     else:
-        name = current_target(torch.empty(0, device="cuda")).name
+        name = gpu_target().name
         if name not in TARGETS:
             yield name, None, {}, f"not compiled beforehand: rows are known for {', '.join(TARGETS)}"
             return

@@ -197,7 +197,7 @@ def tune(
 
     if not torch.cuda.is_available():
         raise ValueError("hfcnn kernels tune measures, so it needs a GPU, and torch sees none here")
-    from ..launch import current_target
+    from ..launch import gpu_target
     from ..tiles import _generation
     from .benchmark import settings_here
     from .tune import TILE_KINDS, best_rows
@@ -223,7 +223,7 @@ def tune(
     header = ("op", "layer", "current tile", "us", "best tile", "us")
     words = ("op", "layer", "current tile", "best tile")
     console.print(terminal_table("Tiles", header, lines, left=words))
-    generation = _generation(current_target(torch.empty(0, device=settings.device)))
+    generation = _generation(gpu_target())
     for row in best_rows(trials, generation, precision):
         console.print(row, markup=False)
 

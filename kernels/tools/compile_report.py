@@ -24,7 +24,7 @@ from typing import Any
 
 import triton
 
-from ..launch import TARGETS, Launch
+from ..launch import TARGETS, Launch, gpu_target
 from .machine_code import MachineCode, compile_launch, compiler_environment
 from .matrix_units import off_newest
 from .report_cases import KernelCase
@@ -247,8 +247,9 @@ def compile_one(case: KernelCase, index: int) -> MachineCode:
 
 def compile_in_place(case: KernelCase, index: int) -> MachineCode:
     """Compile a launch of a case for this machine's GPU, into the cache that a run reads."""
-    launch = case.launches()[index]
-    return compile_launch(launch, TARGETS[case.target], _scalars(case, launch), in_place=True)
+    target = gpu_target()  # with as many multiprocessors as it has
+    launch = case.launches(target)[index]
+    return compile_launch(launch, target, _scalars(case, launch), in_place=True)
 
 
 def _scalars(case: KernelCase, launch: Launch) -> dict[str, int]:

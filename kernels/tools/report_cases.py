@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, cast
 from unittest.mock import patch
 
-from ..launch import OPS, TARGETS, Launch, launches
+from ..launch import OPS, TARGETS, Launch, Target, launches
 
 if TYPE_CHECKING:
     from hfcnn.network import ConvLayer, Network
@@ -63,15 +63,15 @@ class KernelCase:
     dtype: str = "fp32"
     where: tuple[str, ...] = field(default=(), compare=False)
 
-    def launches(self) -> list[Launch]:
-        """List the launches of the op."""
+    def launches(self, target: Target | None = None) -> list[Launch]:
+        """List the launches of the op, on `target` or else as the table of targets has the case's."""
         return launches(
             self.op,
             self.layer,
             self.n_images,
             dtype=self.dtype,
             precision=self.precision,
-            target=TARGETS[self.target],
+            target=target or TARGETS[self.target],
             n_outputs=self.n_outputs,
             is_first=self.is_first,
         )
