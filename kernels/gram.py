@@ -260,14 +260,10 @@ def _plan_patches(request: Request) -> list[Launch]:
 def _plan_cotangents(request: Request) -> list[Launch]:
     layer, tile = request.layer, tile_for("gram", request)
     windows, n = layer.pool[0] * layer.pool[1], layer.filters
-    constants = {
-        "PLANE": layer.out_height * layer.out_width,
-        "O": n,
-        "WINDOWS": windows,
-        "AT_ONCE": min(tile.windows, windows & -windows),
-        "BLOCK_P": tile.p,
-    }
-    order = Order(n, n, n, n, request.n_images * layer.out_height * layer.out_width)
+    plane = layer.out_height * layer.out_width
+    constants = {"PLANE": plane, "O": n, "WINDOWS": windows, "BLOCK_P": tile.p}
+    constants["AT_ONCE"] = min(tile.windows, windows & -windows)
+    order = Order(n, n, n, n, request.n_images * plane)
     pointers = {"g": f"*{request.dtype}", "code": "*u8"}
     return _plan("conv_cotangent_gram", _cotangent_gram_kernel, pointers, constants, request, order, tile)
 

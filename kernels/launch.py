@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 import triton
 from torch import Tensor
-from triton.compiler import ASTSource
 
 if TYPE_CHECKING:
     from hfcnn.network import ConvLayer
@@ -163,23 +162,6 @@ class Launch:
     def compile_options(self) -> dict[str, Any]:
         """Options for ``triton.compile``."""
         return {"num_warps": self.num_warps, "num_stages": self.num_stages, **self.options}
-
-    def source(self) -> ASTSource:
-        """Source for ``triton.compile``, pointers aligned to 16 bytes as torch's allocations are."""
-        names = list(self.kernel.arg_names)
-        constants = dict.fromkeys(self.constexprs, "constexpr")
-        types = {**self.signature, **constants}
-        aligned = {
-            (index,): [["tt.divisibility", 16]]
-            for index, name in enumerate(names)
-            if types[name].startswith("*")
-        }
-        return ASTSource(
-            fn=self.kernel,
-            signature={name: types[name] for name in names},
-            constexprs={(names.index(name),): value for name, value in self.constexprs.items()},
-            attrs=aligned,
-        )
 
 
 @dataclass(frozen=True)

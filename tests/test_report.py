@@ -81,7 +81,7 @@ def test_table5_has_the_stochastic_solver(tmp_path):
     write_report(tmp_path / "cells", tmp_path)
     text = (tmp_path / "table5.md").read_text()
     cells = row(text, "MNIST", "60,000 / 10,000", "3-layer CNN")
-    assert cells[3:] == ["99.27", "–", "99.17 (0.003)", "–", "99.10"]
+    assert cells[3:] == ["99.27", "–", "99.17 (0.003)", "–", "99.10 (2 seeds)"]
     source = row(text, "MNIST", "60,000 / 10,000", "cnn3", "K-FAC")
     assert source[5:9] == ["–", "2 of 10", "0, 1", "99.10 (99.00–99.20)"]
 
@@ -93,7 +93,7 @@ def test_table5_shows_means_and_the_rate_that_was_searched(tmp_path):
     write_report(tmp_path / "cells", tmp_path)
     text = (tmp_path / "table5.md").read_text()
     cells = row(text, "MNIST", "60,000 / 10,000", "3-layer CNN")
-    assert cells[3:] == ["99.27", "98.50", "99.17 (0.003)", "97.12 (0.001)", "–"]
+    assert cells[3:] == ["99.27", "98.50 (2 seeds)", "99.17 (0.003)", "97.12 (0.001, 1,000 epochs)", "–"]
     assert row(text, "MNIST", "60,000", "3-layer CNN")[3:] == [
         "7",
         "80.00",
@@ -128,8 +128,8 @@ def test_table5_says_what_is_unfinished_or_not_searched(tmp_path):
     write([unfinished, make(replace(SG, learning_rate=0.003), [0.7])], tmp_path / "cells")
     write_report(tmp_path / "cells", tmp_path)
     cells = row((tmp_path / "table5.md").read_text(), "MNIST", "60,000 / 10,000", "3-layer CNN")
-    assert cells[4] == "80.00 (unfinished)"
-    assert cells[6] == "70.00 (0.003*)"
+    assert cells[4] == "80.00 (after 1 of 100)"
+    assert cells[6] == "70.00 (0.003*, 1,000 epochs)"
 
 
 def test_table6_shows_the_grid_beside_the_papers(tmp_path):

@@ -158,12 +158,29 @@ def _compile(launch: Launch, target: Target) -> Any:
     import triton
     from triton.backends.compiler import GPUTarget
 
-    source = launch.source()
+    source = _source(launch)
     if target.backend == "hip":
         # as launched on tensors below 2 GiB, which lets the compiler use buffer instructions
         source.attrs = {key: [*value, ["tt.pointer_range", 32]] for key, value in source.attrs.items()}
     where = GPUTarget(target.backend, target.arch, target.warp_size)
     return triton.compile(source, target=where, options=launch.compile_options())
+
+
+def _source(launch: Launch) -> Any:
+    """Triton's source of a launch, pointers aligned to 16 bytes as torch's allocations are."""
+    from triton.compiler import ASTSource
+
+    names = list(launch.kernel.arg_names)
+    types = {**launch.signature, **dict.fromkeys(launch.constexprs, "constexpr")}
+    aligned = {
+        (index,): [["tt.divisibility", 16]] for index, name in enumerate(names) if types[name].startswith("*")
+    }
+    return ASTSource(
+        fn=launch.kernel,
+        signature={name: types[name] for name in names},
+        constexprs={(names.index(name),): value for name, value in launch.constexprs.items()},
+        attrs=aligned,
+    )
 
 
 def _reason(error: Exception) -> str:
