@@ -134,7 +134,7 @@ def implementations(
 def _as_in_a_fit(case: OpArguments, kernels: Any) -> OpArguments:
     """Arguments as layers of a fit hand them to the kernels: images with a border, the forms of w kept.
 
-    Of plain arrays a kernel's op makes these first, which takes a third of its time.
+    Of plain arrays an op makes these first, which a fit does once for many calls.
     """
     if case.layer is None:
         return case
