@@ -150,14 +150,7 @@ class Launch:
         triton.compiler.CompiledKernel
         """
         arguments = [_POINTEES[kind[1:]] if kind.startswith("*") else 2 for kind in self.signature.values()]
-        return self.kernel.warmup(
-            *arguments,
-            grid=self.grid,
-            **self.constexprs,
-            num_warps=self.num_warps,
-            num_stages=self.num_stages,
-            **self.options,
-        )
+        return self.kernel.warmup(*arguments, grid=self.grid, **self.constexprs, **self.compile_options())
 
     def compile_options(self) -> dict[str, Any]:
         """Options for ``triton.compile``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -79,14 +80,10 @@ def findings_markdown(findings: Sequence[Finding]) -> str:
 def _last_runs(findings: Sequence[Finding]) -> dict[str, list[Finding]]:
     """Findings of each stage's last run; its end is the last of them."""
     runs: dict[str, list[Finding]] = {}
-    ended: set[str] = set()
     for finding in findings:
-        if finding.stage in ended or finding.stage not in runs:
+        if finding.stage not in runs or runs[finding.stage][-1].what == "stage":
             runs[finding.stage] = []
-            ended.discard(finding.stage)
         runs[finding.stage].append(finding)
-        if finding.what == "stage":
-            ended.add(finding.stage)
     return runs
 
 
@@ -125,13 +122,12 @@ def _stages_table(stages: dict[str, list[Finding]]) -> str:
 
 def _failures(stages: dict[str, list[Finding]]) -> str:
     """What failed, equal findings once."""
-    counts: dict[tuple[str, str, str], int] = {}
+    counts: Counter[tuple[str, str, str]] = Counter()
     for name, findings in stages.items():
         for finding in findings:
             if finding.is_passed is False:
                 note = finding.note or ", ".join(f"{k} {_short(v)}" for k, v in finding.figures.items())
-                key = (name, finding.what, note)
-                counts[key] = counts.get(key, 0) + 1
+                counts[name, finding.what, note] += 1
     if not counts:
         return "Nothing failed.\n"
     rows = [[*key, str(count)] for key, count in counts.items()]

@@ -16,14 +16,7 @@ from torch.func import jvp, vjp, vmap
 if TYPE_CHECKING:
     from hfcnn.network import ConvLayer
 
-__all__ = [
-    "OpArguments",
-    "draw_arguments",
-    "gate",
-    "implementations",
-    "judged_outputs",
-    "truth",
-]
+__all__ = ["OpArguments", "draw_arguments", "gate", "implementations", "judged_outputs", "truth"]
 
 Call: TypeAlias = Callable[[], Any]
 

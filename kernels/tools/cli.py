@@ -249,11 +249,11 @@ def accept(
     if markdown is not None:
         check_output_path(markdown, "--markdown")
     console = terminal(REPORT_WIDTH)
-    before = read_findings(out / "findings.jsonl")
-    found = _run_stages(console, out, stage, dry_run) if runs else before
+    path = out / "findings.jsonl"
+    found = _run_stages(console, out, stage, dry_run) if runs else read_findings(path)
     console.print(findings_table(found))
     if markdown is not None:
-        write_atomically(markdown, findings_markdown(before + found if runs else before).encode())
+        write_atomically(markdown, findings_markdown(read_findings(path)).encode())
     if runs and any(finding.is_passed is False for finding in found):
         raise typer.Exit(1)
 

@@ -26,7 +26,7 @@ from .report_cases import KernelCase, cases
 if TYPE_CHECKING:
     import torch
 
-    from ..launch import Launch, Target
+    from ..launch import Target
 
 __all__ = ["TILE_KINDS", "TileTrial", "best_rows", "candidates", "tune"]
 
@@ -139,7 +139,7 @@ class _Trials:
             with _tile_in_use(self.key, tile):
                 planned = tuple(
                     (item.kernel.__name__, str(item.constexprs), item.num_warps, item.num_stages)
-                    for item in _planned(case, target)
+                    for item in case.launches(target)
                 )
             self.groups.setdefault(planned, []).append(tile)
         self.compiled: dict[Any, Future[None]] = {}
@@ -165,21 +165,9 @@ class _Trials:
                 yield TileTrial(case, self.kind, tile, seconds, tile == self.current, note)
 
 
-def _planned(case: KernelCase, target: Target) -> list[Launch]:
-    return launch_module.launches(
-        case.op,
-        case.layer,
-        case.n_images,
-        precision=case.precision,
-        target=target,
-        n_outputs=case.n_outputs,
-        is_first=case.is_first,
-    )
-
-
 def _compile(case: KernelCase, target: Target, key: Key, tile: Tile) -> None:
     with _tile_in_use(key, tile):
-        for launch in _planned(case, target):
+        for launch in case.launches(target):
             launch.compile()
 
 
