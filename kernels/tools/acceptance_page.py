@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from hfcnn.report import markdown_table
@@ -11,7 +11,7 @@ from hfcnn.report import markdown_table
 from .acceptance import Finding
 from .benchmark_cases import TOLERANCES
 
-__all__ = ["findings_markdown"]
+__all__ = ["check_stages", "findings_markdown"]
 
 #: What the times of an operation are set beside: name of the figure, and of its column.
 RIVALS = {
@@ -62,10 +62,7 @@ def findings_markdown(findings: Sequence[Finding]) -> str:
         If there are none of the stage "versions", which says what all others were measured on.
     """
     stages = _last_runs(findings)
-    if "versions" not in stages:
-        raise ValueError(
-            "no findings of the stage versions: a page must say what its figures were measured on"
-        )
+    check_stages(stages)
     parts = [
         _introduction(stages["versions"]),
         _stages_table(stages),
@@ -75,6 +72,20 @@ def findings_markdown(findings: Sequence[Finding]) -> str:
         *(_figures_tables(*text, stages.get(name, [])) for name, text in TEXTS.items()),
     ]
     return "\n".join(part for part in parts if part)
+
+
+def check_stages(stages: Collection[str]) -> None:
+    """Check that a page can be written from the findings of these stages.
+
+    Raises
+    ------
+    ValueError
+        If "versions" is not among them.
+    """
+    if "versions" not in stages:
+        raise ValueError(
+            "no findings of the stage versions: a page must say what its figures were measured on"
+        )
 
 
 def _last_runs(findings: Sequence[Finding]) -> dict[str, list[Finding]]:

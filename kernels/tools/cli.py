@@ -243,14 +243,15 @@ def accept(
     Ends with status 1 if a check fails. Stages: versions, compile, ops, graphs, kernels, products, iteration,
     fit.
     """
-    from .acceptance import findings_table, read_findings
-    from .acceptance_page import findings_markdown
+    from .acceptance import STAGES, findings_table, read_findings
+    from .acceptance_page import check_stages, findings_markdown
 
+    path, stages = out / "findings.jsonl", stage or tuple(STAGES)
     if markdown is not None:
         check_output_path(markdown, "--markdown")
+        check_stages({finding.stage for finding in read_findings(path)} | set(stages if runs else ()))
     console = terminal(REPORT_WIDTH)
-    path = out / "findings.jsonl"
-    found = _run_stages(console, out, stage, dry_run) if runs else read_findings(path)
+    found = _run_stages(console, out, stages, dry_run) if runs else read_findings(path)
     console.print(findings_table(found))
     if markdown is not None:
         write_atomically(markdown, findings_markdown(read_findings(path)).encode())
@@ -258,8 +259,7 @@ def accept(
         raise typer.Exit(1)
 
 
-def _run_stages(console: Console, out: Path, stage: Names, is_dry: bool) -> list[Finding]:
-    from .acceptance import STAGES
+def _run_stages(console: Console, out: Path, stages: Sequence[str], is_dry: bool) -> list[Finding]:
     from .acceptance import accept as run_stages
 
     if not is_dry:
@@ -268,12 +268,12 @@ def _run_stages(console: Console, out: Path, stage: Names, is_dry: bool) -> list
         if not torch.cuda.is_available():
             raise ValueError("hfcnn kernels accept needs a GPU, and torch sees none here; --dry-run does not")
     with _progress(console) as progress:
-        task = progress.add_task("", total=len(stage or STAGES))
+        task = progress.add_task("", total=len(stages))
 
         def on_stage(name: str) -> None:
             progress.update(task, description=name, advance=1)
 
-        return run_stages(out, is_dry, stage or tuple(STAGES), on_stage)
+        return run_stages(out, is_dry, stages, on_stage)
 
 
 @app.command()

@@ -104,3 +104,6 @@ def test_the_page_holds_the_last_run_of_each_stage(tmp_path):
     assert (tmp_path / "page.md").read_text(encoding="utf-8") == page
     result = CliRunner().invoke(app, [*command[:-1], str(tmp_path / "no folder" / "page.md")])
     assert result.exit_code != 0
+    empty = ["accept", "--dry-run", "--stage", "ops", "--out", str(tmp_path / "empty"), *command[-2:]]
+    result = CliRunner().invoke(app, empty)  # before a stage has begun
+    assert result.exit_code == 1 and "stage versions" in result.stderr and not (tmp_path / "empty").exists()
